@@ -1,0 +1,1 @@
+"""Stock diffusion models with small functions around them."""

@@ -1,0 +1,91 @@
+"""The editing methods by name, and `load`, which binds one to a model. Light: torch comes with the model."""
+
+import dataclasses
+import importlib
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
+from wordbrush.errors import UsageError
+from wordbrush.types import Editor
+
+
+@dataclass(frozen=True)
+class Method:
+    """One editing method as the command line and the page show it."""
+
+    name: str
+    description: str
+    settings: type
+    factory: str
+    """`module:path.in.it`, imported when the method is used."""
+    needs: tuple[str, ...] = ()
+    """Fields of `EditRequest` that must be given, besides the picture."""
+
+    def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
+        """The fields of the settings dataclass, in order."""
+        return dataclasses.fields(self.settings)
+
+    def load_factory(self) -> Callable[..., Editor]:
+        """Import and return the function that makes the editor."""
+        module, _, path = self.factory.partition(":")
+        return operator.attrgetter(path)(importlib.import_module(module))
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            "instruct-pix2pix",
+            "follows an instruction (InstructPix2Pix, 2211.09800)",
+            InstructPix2PixSettings,
+            "wordbrush.editors.instruct_pix2pix:InstructPix2Pix.load",
+            needs=("instruction",),
+        ),
+    )
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name, or a `UsageError` that names them all."""
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}; one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def load(
+    model: str | Path = "storybook",
+    method: str = "instruct-pix2pix",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    offload: bool = False,
+    lora: Sequence[str | Path] = (),
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Editor:
+    """Load a model and return an editor.
+
+    Args:
+        model: an embedded name, a diffusers folder, a single-file checkpoint, or a hub id.
+        method: one of `wordbrush methods`.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        offload: keep on the GPU only the network that is running.
+        lora: LoRA files, fused into the weights.
+        config: for a single-file checkpoint: a diffusers folder (or hub id) with its configuration.
+        **settings: the method's settings, see its settings dataclass.
+
+    Raises:
+        UsageError: an unknown method, setting or scheduler, or a value out of range.
+        ModelError: the checkpoint is missing, damaged or does not fit the method.
+        DeviceError: the device is not there.
+    """
+    chosen = find_method(method)
+    values = make_settings(chosen.settings, settings)
+    return chosen.load_factory()(
+        model, values, device=device, dtype=dtype, offload=offload, lora=lora, config=config
+    )

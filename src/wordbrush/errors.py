@@ -1,0 +1,25 @@
+"""Every error that a user can act on. The command line prints one as a single line."""
+
+
+class WordbrushError(Exception):
+    """Base of all errors raised on purpose; its message says what to do."""
+
+
+class UsageError(WordbrushError):
+    """The request itself makes no sense: an unknown name, a missing field, a setting out of range."""
+
+
+class ImageError(WordbrushError):
+    """A picture or mask that cannot be read or used."""
+
+
+class ModelError(WordbrushError):
+    """A checkpoint that is missing, damaged or of the wrong kind."""
+
+
+class DeviceError(WordbrushError):
+    """A device that this machine does not have."""
+
+
+class OutputError(WordbrushError):
+    """A result that cannot be written."""
