@@ -1,0 +1,67 @@
+# `make demo` and `make test` do all their own set-up. Needs Python 3.11 or later, git and make.
+# Without make (Windows):  python -m venv .venv
+#                          .venv\Scripts\pip install -c constraints.txt torch -e .[dev]
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+PICTURE ?= examples/picture.png
+INSTRUCTION ?= make it night
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+CORE := .venv/.installed
+DEV := .venv/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-long bench format clean
+
+help:
+	@echo "make demo       edit a picture in examples/ with the embedded model"
+	@echo "make test       lint, types, import rules and the test suite"
+	@echo "make test-long  the tests that take minutes"
+	@echo "make bench      time our runtime against diffusers' pipeline"
+	@echo "make format     let ruff fix what it can"
+	@echo "make venv       set up .venv for development"
+	@echo "make clean      remove everything that make and the tools made, except .cache/"
+
+venv: $(DEV)
+
+# torch goes first and by its exact version: pip then takes the CPU build where there is one, and no later
+# requirement can pull in another.
+$(CORE): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "setting up .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "installing Wordbrush (the first time takes some minutes)"
+	@$(PIP) $$(grep '^torch==' constraints.txt)
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): $(CORE)
+	@echo "installing the tools for development"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(CORE)
+	@mkdir -p out
+	@echo "wordbrush edit $(PICTURE) \"$(INSTRUCTION)\" --seed 0 -o out/demo.png --force"
+	@$(BIN)/wordbrush edit $(PICTURE) "$(INSTRUCTION)" --seed 0 -o out/demo.png --force
+	@$(BIN)/python examples/before_after.py $(PICTURE) out/demo.png out/demo-before-after.png
+
+test: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q
+
+test-long: $(DEV)
+	$(BIN)/pytest -q -m long
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/speed.py
+
+format: $(DEV)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv out dist build .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
