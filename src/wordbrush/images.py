@@ -1,0 +1,317 @@
+"""Pictures in and out of an editor: opening, sizing with an exact inverse, masks, and keeping detail.
+
+Pixels are float32 tensors (B, 3, H, W) in [-1, 1]; pictures are PIL images in oriented sRGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from torch import Tensor
+
+from wordbrush.errors import ImageError
+
+MAX_PIXELS: Final = 150_000_000
+"""Largest picture that is decoded, in pixels; larger ones are refused from their header alone."""
+MAX_BYTES: Final = 1 << 30
+"""Largest picture file that is read."""
+MAX_ASPECT: Final = 8
+"""The long side of a working picture is at most this many times the short side that was asked for."""
+
+# Only formats that Pillow decodes by itself: EPS would run Ghostscript on a stranger's file.
+_FORMATS: Final = (
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF",
+)  # fmt: skip
+_HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture from a file.
+
+    Attributes:
+        image: "RGB", or "RGBA" where the file has transparency; upright, in sRGB.
+        format: Pillow's name of the file's format, such as "JPEG".
+        sha256: hash of the file's bytes, in hexadecimal.
+        exif: the file's EXIF block without its place (GPS) and orientation; empty where there is none.
+        notes: what a user should know about how the file was read.
+    """
+
+    image: Image.Image
+    format: str
+    sha256: str
+    exif: bytes = field(default=b"", repr=False)
+    notes: tuple[str, ...] = ()
+
+
+def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture file, however odd, without trusting it.
+
+    The orientation of EXIF is applied, colours are converted from the file's ICC profile to sRGB, transparency is
+    kept, and an animation gives its first frame. HEIC is read where `pillow-heif` is installed.
+
+    Args:
+        source: a path, the file's bytes, or a binary file.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: the file is missing, not a picture, damaged or too large.
+    """
+    name, data = _read(source)
+    heif = _register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own pixel limit and its remarks on odd metadata
+            image = Image.open(io.BytesIO(data), formats=_FORMATS if heif else _FORMATS[:-1])
+            kind, notes = image.format or "", _notes(image)
+            if image.width * image.height > max_pixels:
+                raise ImageError(f"{name}: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
+            image.load()
+            exif = _clean_exif(image)
+            rgb, alpha = normalise(image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too many pixels; the limit is {max_pixels}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: {_why_unreadable(data, heif)}") from error
+    except Exception as error:  # a hostile file can raise anything from within a decoder
+        raise ImageError(f"{name}: damaged picture ({_one_line(error)})") from error
+    if alpha is not None:
+        rgb.putalpha(alpha)
+    return Picture(rgb, kind, hashlib.sha256(data).hexdigest(), exif, notes)
+
+
+def normalise(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Any Pillow picture as upright 8-bit sRGB.
+
+    16-bit greys are scaled to 8 bits. Modes "I" and "F" have no fixed range: the smallest of 1 (only "F"), 255 and
+    65535 that holds the largest value is taken as white.
+
+    Returns:
+        The "RGB" picture, and its transparency as an "L" picture or None.
+
+    Raises:
+        ImageError: the picture is empty, damaged, or in a mode that Pillow cannot convert.
+    """
+    if not (image.width and image.height):
+        raise ImageError(f"the picture is empty ({image.width}x{image.height})")
+    try:
+        profile = image.info.get("icc_profile")
+        image = _to_8_bit(_upright(image))
+        alpha = None
+        if image.has_transparency_data:
+            alpha = image.convert("RGBA").getchannel("A")
+            image = image.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+        return _to_srgb(image, profile), alpha
+    except (ValueError, OSError, SyntaxError, MemoryError) as error:
+        raise ImageError(f"cannot read a picture of mode {image.mode} ({_one_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A picture on a model's grid, and the way back.
+
+    Attributes:
+        pixels: (1, 3, H, W) in [-1, 1]; H and W are multiples of the grid.
+        size: (height, width) of the picture.
+        scaled: (height, width) of the picture within `pixels`; the rest is mirrored padding.
+        offset: (top, left) of the picture within `pixels`.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    scaled: tuple[int, int]
+    offset: tuple[int, int]
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the model sees less than the picture has, so that `carry_detail` has something to carry."""
+        return self.scaled[0] < self.size[0] or self.scaled[1] < self.size[1]
+
+    def crop(self, pixels: Tensor) -> Tensor:
+        """Cut the padding off: (B, C, H, W) -> (B, C, h, w) with (h, w) = `scaled`."""
+        (top, left), (height, width) = self.offset, self.scaled
+        return pixels[..., top : top + height, left : left + width]
+
+    def inverse(self, pixels: Tensor) -> Tensor:
+        """From the grid back to the picture's geometry: (B, C, H, W) -> float32 (B, C, *size) on the CPU."""
+        return resize(self.crop(pixels).float().cpu(), self.size)
+
+
+def fit(rgb: Image.Image, *, size: int | None, native: int, multiple: int) -> Fit:
+    """Scale a picture for a model and pad it to the model's grid; never squash it.
+
+    The short side becomes `size` and the picture is padded by reflection, evenly on both sides, to multiples of
+    `multiple`. A long side that would exceed MAX_ASPECT * `size` is scaled to that instead, and the short side is
+    padded up to `size`. A picture that has the right size already goes in untouched.
+
+    Args:
+        rgb: a picture of mode "RGB".
+        size: working short side in pixels; None for the model's own.
+        native: the model's own short side.
+        multiple: the grid: a working side is a multiple of it.
+    """
+    short = native if size is None else size
+    width, height = rgb.size
+    scale = min(short / min(width, height), MAX_ASPECT * short / max(width, height))
+    scaled = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = from_pil(rgb.resize(scaled[::-1], Image.Resampling.LANCZOS))
+    canvas = [math.ceil(max(side, short) / multiple) * multiple for side in scaled]
+    offset = (canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2
+    for axis in (0, 1):
+        index = _mirrored(scaled[axis], offset[axis], canvas[axis])
+        pixels = pixels.index_select(axis + 2, index)
+    return Fit(pixels, (height, width), scaled, offset)
+
+
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, C, H, W) to `size` (height, width), antialiased and without shift; the same tensor at equal size."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def from_pil(rgb: Image.Image) -> Tensor:
+    """An "RGB" picture as (1, 3, H, W) float32 in [-1, 1], exactly as diffusers' VaeImageProcessor."""
+    array = np.array(rgb, dtype=np.float32) / 255.0
+    return 2.0 * torch.from_numpy(array.transpose(2, 0, 1).copy())[None] - 1.0
+
+
+def to_pil(pixels: Tensor) -> list[Image.Image]:
+    """Tensors (B, 3, H, W) in [-1, 1] as "RGB" pictures, clamped and rounded as diffusers' VaeImageProcessor."""
+    unit = (pixels.detach() * 0.5 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
+    return [Image.fromarray(array) for array in (unit * 255).round().astype(np.uint8)]
+
+
+def blend_mask(original: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.Image:
+    """Let an edit through a mask: white shows `edited`, black keeps `original` byte for byte, grey blends.
+
+    Args:
+        original: an "RGB" picture.
+        edited: a picture of the same size and mode.
+        mask: a picture of the same size, of any mode.
+
+    Raises:
+        ImageError: the mask has another size.
+    """
+    weight = normalise(mask)[0].convert("L")
+    if weight.size != original.size:
+        sizes = "the mask is {}x{} but the picture is {}x{}".format(*weight.size, *original.size)
+        raise ImageError(f"{sizes}; they must have the same size")
+    return Image.composite(edited, original, weight)
+
+
+def _mirrored(length: int, before: int, total: int) -> Tensor:
+    """Indices 0..length-1 preceded by `before` and followed by further ones, bouncing between the two ends."""
+    if length == 1:
+        return torch.zeros(total, dtype=torch.long)
+    period = 2 * (length - 1)
+    index = (torch.arange(total) - before) % period
+    return torch.minimum(index, period - index)
+
+
+def _read(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
+    """A name for messages, and the bytes."""
+    if isinstance(source, bytes):
+        return "picture", source
+    if isinstance(source, str | Path):
+        try:
+            with Path(source).open("rb") as file:
+                return str(source), _read_limited(str(source), file)
+        except OSError as error:
+            raise ImageError(f"{source}: cannot be read ({error.strerror or error})") from error
+        except ValueError as error:  # a zero byte in the name
+            raise ImageError(f"not a file name: {source!r}") from error
+    name = str(getattr(source, "name", "picture"))
+    return name, _read_limited(name, source)
+
+
+def _read_limited(name: str, file: BinaryIO) -> bytes:
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
+    return data
+
+
+@cache
+def _register_heif() -> bool:
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
+    return True
+
+
+def _why_unreadable(data: bytes, heif: bool) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and not heif:
+        return "HEIC pictures need the plugin: pip install pillow-heif"
+    return "the file is empty" if not data else "not a picture in a known format, or a damaged one"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    # MPO is a phone's JPEG with a preview or depth map behind the picture: nothing that a user would miss.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        return ("the file has several frames; only the first is used",)
+    return ()
+
+
+def _clean_exif(image: Image.Image) -> bytes:
+    """The EXIF block without place, orientation and thumbnail; empty where there is none or it is damaged."""
+    try:
+        exif = image.getexif()
+        for tag in (ExifTags.Base.GPSInfo, ExifTags.Base.Orientation):
+            exif.pop(tag, None)
+        return exif.tobytes() if len(exif) else b""
+    except Exception:  # metadata is as untrusted as pixels, and no reason to refuse the picture
+        return b""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, TypeError, KeyError, SyntaxError, struct.error):  # a damaged EXIF block
+        return image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # which Pillow converts to nothing but this
+        return image.convert("LA")
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+    whites = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
+    white = next((white for white in whites if values.max() <= white), float(values.max()))
+    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert by the ICC profile; without one, or with an unusable one, by Pillow's plain rules."""
+    if profile:
+        image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(source):
+                srgb = ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+                return image.convert("RGB") if converted is None else converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a damaged profile, or one for another colour model
+    return image.convert("RGB")
