@@ -1,0 +1,86 @@
+"""What the pages promise: links lead somewhere, commands and flags exist, snippets compile, names exist."""
+
+import ast
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import wordbrush.cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
+SPAN = re.compile(r"`(wordbrush [^`]+)`")
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    return (text for kind, text in FENCE.findall(page.read_text(encoding="utf-8")) if kind == language)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command line of the pages: those in plain blocks, and the inline ones."""
+    for page in PAGES:
+        lines = [line for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]
+        lines += SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+        for line in lines:
+            if re.match(r"(\$ |\.venv/bin/)?wordbrush ", line):
+                yield page.name, line
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in LINK.findall(text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_there_are_commands_to_check():
+    assert len(list(commands())) > 10
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
+def test_commands_and_flags_exist(page: str, line: str):
+    words = shlex.split(re.sub(r"[\[\]]", "", line).replace(" ...", "").replace("...", ""), comments=True)[1:]
+    command: Any = get_command(wordbrush.cli.app)
+    context: Any = command.context_class(command, info_name="wordbrush")
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        name, *words = words
+        assert name in command.commands, f"no command {name!r} in {line!r}"
+        command = command.commands[name]
+        context = command.context_class(command, info_name=name, parent=context)
+    if not hasattr(command, "commands"):
+        command.make_parser(context).parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_snippets_compile_and_import_what_exists(page: Path):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("wordbrush"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_dotted_names_exist(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`(wordbrush(?:\.\w+)+)`", text):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), f"{page.name} names {name}"
