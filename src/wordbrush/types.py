@@ -76,5 +76,3 @@ class Editor(Protocol):
     def with_settings(self, **changes: Any) -> Self:
         """The same loaded model with some settings changed; cheap."""
         ...
-
-

@@ -10,7 +10,7 @@ from typing import Any
 
 from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
 from wordbrush.errors import UsageError
-from wordbrush.types import Editor
+from wordbrush.types import Editor, EditRequest
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class Method:
     def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
         """The fields of the settings dataclass, in order."""
         return dataclasses.fields(self.settings)
+
+    def check(self, request: EditRequest) -> None:
+        """Raise a `UsageError` that names the first field that the request lacks."""
+        for name in self.needs:
+            value = getattr(request, name)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                raise UsageError(f"{self.name} needs {name.replace('_', ' ')}, which is empty")
 
     def load_factory(self) -> Callable[..., Editor]:
         """Import and return the function that makes the editor."""

@@ -11,24 +11,10 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from wordbrush.diffusion.schedulers import SCHEDULERS
 from wordbrush.errors import UsageError
 
 S = TypeVar("S")
-
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "dpm++-karras": "DPMSolverMultistepScheduler",
-    "dpm++-sde": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Name of a scheduler -> its diffusers class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +35,10 @@ class InstructPix2PixSettings:
         None, description=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's own)"
     )
     guidance_rescale: float = Field(
-        0.0, ge=0, le=1, description="pull the guided noise's contrast back to the unguided one's (0: not at all)"
+        0.0, ge=0, le=1, description="pull the guided noise back to the contrast of the unguided (0: no)"
     )
     guidance_start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before guidance begins")
-    guidance_end: float = Field(1.0, ge=0, le=1, description="fraction of the steps after which guidance ends")
+    guidance_end: float = Field(1.0, ge=0, le=1, description="fraction of the steps where guidance ends")
     detail: bool | None = Field(
         None,
         description="carry the original's detail over where the edit changed nothing "

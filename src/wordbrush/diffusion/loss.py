@@ -1,0 +1,49 @@
+"""What a diffusion model is trained towards."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def diffusion_target(scheduler: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the U-Net should predict, by the scheduler's `prediction_type`; all (B, C, h, w), t (B,).
+
+    epsilon: the noise. v_prediction: sqrt(a) noise - sqrt(1 - a) latents (2202.00512). sample: the latents.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "sample":
+        return latents
+    if kind != "v_prediction":
+        raise ValueError(f"unknown prediction_type {kind!r}")
+    alpha = _alpha(scheduler, t).to(latents.dtype)[:, None, None, None]
+    return alpha.sqrt() * noise - (1.0 - alpha).sqrt() * latents
+
+
+def min_snr_weight(scheduler: Any, t: Tensor, *, gamma: float = 5.0) -> Tensor:
+    """(B,) weights of the losses at timesteps t (B,): Min-SNR-gamma (2303.09556)."""
+    alpha = _alpha(scheduler, t)
+    snr = alpha / (1.0 - alpha)
+    capped = snr.clamp(max=gamma)
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return capped
+    return capped / (snr + 1.0) if kind == "v_prediction" else capped / snr
+
+
+def conditioning_dropout(u: Tensor, *, rate: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Which samples lose their text and which their image, from one u ~ U[0, 1) a sample.
+
+    At `rate` only the text, at `rate` both, at `rate` only the image (InstructPix2Pix, section 3.2.1).
+
+    Returns:
+        Two boolean tensors of u's shape: text dropped, image dropped.
+    """
+    return u < 2 * rate, (u >= rate) & (u < 3 * rate)
+
+
+def _alpha(scheduler: Any, t: Tensor) -> Tensor:
+    alphas: Tensor = scheduler.alphas_cumprod
+    return alphas.to(t.device, torch.float32)[t]

@@ -1,0 +1,81 @@
+"""A model's name -> where its checkpoint lies on disk."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from wordbrush.errors import ModelError
+
+EMBEDDED = {"storybook": "trained on the captioned storybook world, 128 px; a few seconds on any computer"}
+"""Models inside the package: name -> description."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder or single file of a model; a hub id is downloaded once and then used without a network.
+
+    Args:
+        model: an embedded name, a folder, a single file, or a hub id ("owner/name").
+
+    Raises:
+        ModelError: there is no such model, or it is not cached and cannot be downloaded.
+    """
+    name = str(model)
+    if name in EMBEDDED:
+        return _existing(Path(str(files("wordbrush"))) / "assets" / name, name)
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if isinstance(model, Path) or not _HUB_ID.fullmatch(name):
+        known = ", ".join(EMBEDDED)
+        raise ModelError(f"no model {name!r}: not an embedded one ({known}), a folder, a file or a hub id")
+    return _download(name)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and remarks of diffusers and transformers; errors still raise."""
+    import diffusers.utils.logging as d
+    import transformers.utils.logging as t
+
+    levels, bars = (
+        (d.get_verbosity(), t.get_verbosity()),
+        (d.is_progress_bar_enabled(), t.is_progress_bar_enabled()),
+    )
+    for module in (d, t):
+        module.set_verbosity_error()
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module, level, bar in zip((d, t), levels, bars, strict=True):
+            module.set_verbosity(level)
+            if bar:
+                module.enable_progress_bar()
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception's message, short and on one line."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def _existing(path: Path, name: str) -> Path:
+    if not path.exists():
+        raise ModelError(f"the embedded model {name!r} is not in this installation ({path})")
+    return path
+
+
+def _download(name: str) -> Path:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    try:
+        with quiet():
+            return Path(DiffusionPipeline.download(name, safety_checker=None))
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        raise ModelError(
+            f"no model {name!r}: no such folder or file, not in the hub's cache, and not downloaded "
+            f"({one_line(error)})"
+        ) from error
