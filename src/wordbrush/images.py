@@ -59,8 +59,9 @@ class Picture:
 def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture file, however odd, without trusting it.
 
-    The orientation of EXIF is applied, colours are converted from the file's ICC profile to sRGB, transparency is
-    kept, and an animation gives its first frame. HEIC is read where `pillow-heif` is installed.
+    The orientation of EXIF is applied, colours are converted from the file's ICC profile to sRGB,
+    transparency is kept, and an animation gives its first frame. HEIC is read where `pillow-heif` is
+    installed.
 
     Args:
         source: a path, the file's bytes, or a binary file.
@@ -77,7 +78,9 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
             image = Image.open(io.BytesIO(data), formats=_FORMATS if heif else _FORMATS[:-1])
             kind, notes = image.format or "", _notes(image)
             if image.width * image.height > max_pixels:
-                raise ImageError(f"{name}: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
+                raise ImageError(
+                    f"{name}: {image.width}x{image.height} is over the limit of {max_pixels} pixels"
+                )
             image.load()
             exif = _clean_exif(image)
             rgb, alpha = normalise(image)
@@ -97,8 +100,8 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
 def normalise(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Any Pillow picture as upright 8-bit sRGB.
 
-    16-bit greys are scaled to 8 bits. Modes "I" and "F" have no fixed range: the smallest of 1 (only "F"), 255 and
-    65535 that holds the largest value is taken as white.
+    16-bit greys are scaled to 8 bits. Modes "I" and "F" have no fixed range: the smallest of 1 (only "F"),
+    255 and 65535 that holds the largest value is taken as white.
 
     Returns:
         The "RGB" picture, and its transparency as an "L" picture or None.
@@ -115,9 +118,11 @@ def normalise(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         if image.has_transparency_data:
             alpha = image.convert("RGBA").getchannel("A")
             image = image.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
-        return _to_srgb(image, profile), alpha
+        rgb = _to_srgb(image, profile)
     except (ValueError, OSError, SyntaxError, MemoryError) as error:
         raise ImageError(f"cannot read a picture of mode {image.mode} ({_one_line(error)})") from error
+    rgb.info = {}  # a profile or orientation that stayed would be applied once more by the next reader
+    return rgb, alpha
 
 
 @dataclass(frozen=True)
@@ -154,9 +159,9 @@ class Fit:
 def fit(rgb: Image.Image, *, size: int | None, native: int, multiple: int) -> Fit:
     """Scale a picture for a model and pad it to the model's grid; never squash it.
 
-    The short side becomes `size` and the picture is padded by reflection, evenly on both sides, to multiples of
-    `multiple`. A long side that would exceed MAX_ASPECT * `size` is scaled to that instead, and the short side is
-    padded up to `size`. A picture that has the right size already goes in untouched.
+    The short side becomes `size` and the picture is padded by reflection, evenly on both sides, to multiples
+    of `multiple`. A long side that would exceed MAX_ASPECT * `size` is scaled to that instead, and the short
+    side is padded up to `size`. A picture that has the right size already goes in untouched.
 
     Args:
         rgb: a picture of mode "RGB".
@@ -167,8 +172,8 @@ def fit(rgb: Image.Image, *, size: int | None, native: int, multiple: int) -> Fi
     short = native if size is None else size
     width, height = rgb.size
     scale = min(short / min(width, height), MAX_ASPECT * short / max(width, height))
-    scaled = max(1, round(height * scale)), max(1, round(width * scale))
-    pixels = from_pil(rgb.resize(scaled[::-1], Image.Resampling.LANCZOS))
+    scaled: tuple[int, int] = (max(1, round(height * scale)), max(1, round(width * scale)))
+    pixels = from_pil(rgb.resize((scaled[1], scaled[0]), Image.Resampling.LANCZOS))
     canvas = [math.ceil(max(side, short) / multiple) * multiple for side in scaled]
     offset = (canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2
     for axis in (0, 1):
@@ -178,7 +183,7 @@ def fit(rgb: Image.Image, *, size: int | None, native: int, multiple: int) -> Fi
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, C, H, W) to `size` (height, width), antialiased and without shift; the same tensor at equal size."""
+    """Resize (B, C, H, W) to (height, width), antialiased, without shift; at equal size the same tensor."""
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     return F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
@@ -186,14 +191,54 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 def from_pil(rgb: Image.Image) -> Tensor:
     """An "RGB" picture as (1, 3, H, W) float32 in [-1, 1], exactly as diffusers' VaeImageProcessor."""
-    array = np.array(rgb, dtype=np.float32) / 255.0
-    return 2.0 * torch.from_numpy(array.transpose(2, 0, 1).copy())[None] - 1.0
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].contiguous()
+    return pixels.float().div_(255.0).mul_(2.0).sub_(1.0)
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
-    """Tensors (B, 3, H, W) in [-1, 1] as "RGB" pictures, clamped and rounded as diffusers' VaeImageProcessor."""
-    unit = (pixels.detach() * 0.5 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
-    return [Image.fromarray(array) for array in (unit * 255).round().astype(np.uint8)]
+    """(B, 3, H, W) in [-1, 1] as "RGB" pictures, clamped and rounded as diffusers' VaeImageProcessor."""
+    unit = (pixels.detach() * 0.5).add_(0.5).clamp_(0, 1).float().cpu()
+    arrays = unit.mul_(255).round_().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
+def carry_detail(original: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
+    """Give a picture edited at a lower resolution the original's detail back, where it still belongs.
+
+    The output is the enlarged edit plus K A (original - enlarged reconstruction). A is the local colour
+    transform (3x3) that best turns the reconstruction into the edit, as in a guided filter (He, Sun and Tang
+    2013), so that detail is darkened, tinted or turned grey with its surroundings. K in [0, 1] says whether
+    the edit kept what is there: 1 where nothing happened and under changes of tone, 0 where things came or
+    went, so that nothing shines through. Where K is 1, the edit's own slight noise is smoothed away too.
+
+    Args:
+        original: (B, 3, H, W) in [-1, 1], the picture.
+        reconstruction: (B, 3, h, w), the picture at the model's resolution as the model shows it unedited:
+            the autoencoder's round trip.
+        edited: (B, 3, h, w), the edit at the same resolution.
+
+    Returns:
+        float32 (B, 3, H, W): `original` where `edited` equals `reconstruction` everywhere, the enlarged edit
+        where the two have nothing in common.
+    """
+    reconstruction, edited = reconstruction.float().cpu(), edited.float().cpu()
+    transform, explained, agreement = _local_colour_transform(reconstruction, edited)
+    kept = _kept(reconstruction, edited, explained, agreement)
+
+    centred = (reconstruction - _blur(reconstruction, _WINDOW)).movedim(1, -1)[..., None]
+    predicted = (transform @ centred)[..., 0].movedim(-1, 1) + _blur(edited, _WINDOW)
+    noise = edited - predicted
+    edited = edited - kept * (1 - _smoothstep(_local_rms(noise), 0.05, 0.12)) * noise
+
+    kept = _blur(-F.max_pool2d(-kept, 5, stride=1, padding=2), 1.0)
+    gain = (kept.movedim(1, -1)[..., None] * transform).flatten(-2).movedim(-1, 1)
+    size = (original.shape[-2], original.shape[-1])
+    result = resize(edited, size)
+    detail = original.float().cpu() - resize(reconstruction, size)
+    for i in range(9):  # one plane at a time: nine at 12 megapixels would be 430 MB
+        plane = F.interpolate(gain[:, i : i + 1], size, mode="bilinear", antialias=True)
+        result[:, i // 3].addcmul_(plane[:, 0], detail[:, i % 3])
+    return result
 
 
 def blend_mask(original: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.Image:
@@ -215,7 +260,7 @@ def blend_mask(original: Image.Image, edited: Image.Image, mask: Image.Image) ->
 
 
 def _mirrored(length: int, before: int, total: int) -> Tensor:
-    """Indices 0..length-1 preceded by `before` and followed by further ones, bouncing between the two ends."""
+    """Indices 0..length-1 with `before` in front and more behind, bouncing between the two ends."""
     if length == 1:
         return torch.zeros(total, dtype=torch.long)
     period = 2 * (length - 1)
@@ -249,10 +294,10 @@ def _read_limited(name: str, file: BinaryIO) -> bytes:
 @cache
 def _register_heif() -> bool:
     try:
-        import pillow_heif  # pyright: ignore[reportMissingImports]
+        import pillow_heif
     except ImportError:
         return False
-    pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
+    pillow_heif.register_heif_opener()
     return True
 
 
@@ -297,7 +342,9 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-    whites = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
+    whites = (
+        (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
+    )
     white = next((white for white in whites if values.max() <= white), float(values.max()))
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
@@ -315,3 +362,93 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile, or one for another colour model
     return image.convert("RGB")
+
+
+# Of carry_detail, in pixels at the working resolution and in units of [-1, 1] pixels.
+_WINDOW: Final = 2.0
+"""Standard deviation of the Gaussian window in which reconstruction and edit are compared."""
+_NOISE: Final = 0.008
+"""Variance below which structure says nothing: that of an edit's noise where nothing was to change."""
+
+
+def _kept(reconstruction: Tensor, edited: Tensor, explained: Tensor, agreement: Tensor) -> Tensor:
+    """(B, 1, h, w) in [0, 1]: whether the edit shows the same thing as the reconstruction.
+
+    It does where the structure agrees strongly (a recoloured thing), or where it does not contradict (flat
+    areas have none) and the colour moved as over the whole picture, or not at all.
+    """
+    change = edited - reconstruction
+    moved = torch.minimum(_local_rms(change), _local_rms(_off_tone(reconstruction, change)))
+    same_tone = 1 - _smoothstep(moved, 0.12, 0.26)
+    structured = _smoothstep(explained, 0.0, 6 * _NOISE)
+    return torch.maximum(
+        same_tone * _smoothstep(agreement, 0.4, 0.8), structured * _smoothstep(agreement, 0.7, 0.95)
+    )
+
+
+def _local_colour_transform(reconstruction: Tensor, edited: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ridge regression of the edit's colours on the reconstruction's in a window around each pixel.
+
+    Returns:
+        The transform (B, h, w, 3, 3), the identity where there is no structure; the edit's variance that it
+        explains (B, 1, h, w); and the explained fraction in the same shape, near 1 where both are flat.
+    """
+    noise = _NOISE * torch.eye(3)
+    within = _covariance(reconstruction, reconstruction)
+    # Of the change and not of the edit: without change the transform is the identity to the last bit.
+    across = _covariance(edited - reconstruction, reconstruction)
+    transform = torch.eye(3) + across @ torch.linalg.inv(within + noise)
+    explained = _trace(2 * transform @ (across + within).mT - transform @ within @ transform.mT)
+    total = _trace(_covariance(edited, edited))
+    return transform, explained, 1 - (total - explained).clamp_min(0) / (total + 4 * _NOISE)
+
+
+def _off_tone(reconstruction: Tensor, change: Tensor) -> Tensor:
+    """What of a change (B, 3, h, w) no affine function of colour and place explains, over the picture."""
+    batch, _, height, width = change.shape
+    rows = torch.linspace(-1, 1, height)[:, None].expand(batch, 1, height, width)
+    columns = torch.linspace(-1, 1, width).expand(batch, 1, height, width)
+    known = torch.cat([reconstruction, rows, columns, torch.ones_like(rows)], 1).flatten(2).mT  # (B, N, 6)
+    wanted = change.flatten(2).mT
+    rest, weight = wanted, torch.ones(batch, height * width, 1)
+    for _ in range(6):  # reweighted least squares: what lies far off, such as a new object, loses its say
+        weighted = (weight * known).mT
+        ridge = 1e-5 * known.shape[1] * torch.eye(6)
+        rest = wanted - known @ torch.linalg.solve(weighted @ known + ridge, weighted @ wanted)
+        weight = (1 + rest.square().sum(-1, keepdim=True) / 0.03) ** -2
+    return rest.mT.unflatten(2, (height, width))
+
+
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    """Of colours in a window around each pixel: (B, 3, h, w) twice -> (B, h, w, 3, 3)."""
+    products = _blur((a[:, :, None] * b[:, None]).flatten(1, 2), _WINDOW)
+    means = (_blur(a, _WINDOW)[:, :, None] * _blur(b, _WINDOW)[:, None]).flatten(1, 2)
+    return (products - means).movedim(1, -1).unflatten(-1, (3, 3))
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    """(B, h, w, 3, 3) -> (B, 1, h, w)."""
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None]
+
+
+def _local_rms(x: Tensor) -> Tensor:
+    """Root mean square over the channels and a small window: (B, C, h, w) -> (B, 1, h, w)."""
+    return _blur(x.square().mean(1, keepdim=True), 1.0).sqrt()
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean that leaves out what lies beyond the border."""
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+
+    def means(x: Tensor) -> Tensor:
+        planes = x.flatten(0, 1)[:, None]
+        planes = F.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        return F.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))[:, 0].view_as(x)
+
+    return means(x) / means(torch.ones_like(x[:1, :1]))
+
+
+def _smoothstep(x: Tensor, low: float, high: float) -> Tensor:
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
