@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def resolve(model: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Silence the progress bars and remarks of diffusers and transformers; errors still raise."""
     import diffusers.utils.logging as d
     import transformers.utils.logging as t

@@ -29,9 +29,8 @@ def widen_input(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DCondit
     The new weights are zero (InstructPix2Pix, section 3.2), and weights and bias of the old ones are copied.
     """
     old = unet.conv_in
-    new = nn.Conv2d(
-        old.in_channels + extra_channels, old.out_channels, old.kernel_size, old.stride, old.padding
-    ).to(old.weight.device, old.weight.dtype)
+    new = nn.Conv2d(old.in_channels + extra_channels, old.out_channels, 3, padding=1)
+    new.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight

@@ -162,7 +162,7 @@ class LatentDiffusion:
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
 
     def make_scheduler(self, name: str | None = None) -> Any:
-        """A fresh scheduler over the checkpoint's noise schedule, by name; None makes the checkpoint's own."""
+        """A fresh scheduler over the checkpoint's noise schedule, by name; None: the checkpoint's own."""
         kind, changes = type(self.scheduler), {}
         if name is not None:
             class_name, changes = SCHEDULERS[name]
@@ -220,7 +220,7 @@ def offload_networks(networks: Sequence[nn.Module], device: torch.device) -> Non
 
 def _open(path: Path, dtype: torch.dtype, unet: str | None, config: str | Path | None) -> Any:
     """The checkpoint as a diffusers pipeline, which only serves as the container of its parts."""
-    options: dict[str, Any] = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
     try:
         with quiet():
             pipe = _open_folder(path, unet, options) if path.is_dir() else _open_file(path, config, options)
@@ -242,17 +242,13 @@ def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
     if not (path / "model_index.json").is_file():
         raise ModelError(f"{path} is not a diffusers folder: it has no model_index.json")
     if unet is not None:
-        dtype = options["torch_dtype"]
-        other = UNet2DConditionModel.from_pretrained(
-            path, subfolder=unet, torch_dtype=dtype, local_files_only=True
-        )
+        dtype = options["dtype"]
+        other = UNet2DConditionModel.from_pretrained(path, subfolder=unet, dtype=dtype, local_files_only=True)
         options = options | {"unet": other}
     return DiffusionPipeline.from_pretrained(path, local_files_only=True, **options)
 
 
 def _open_file(path: Path, config: str | Path | None, options: dict[str, Any]) -> Any:
-    from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionXLInstructPix2PixPipeline
-
     if path.suffix not in (".safetensors", ".ckpt"):
         raise ModelError(f"{path} is not a checkpoint: expected a folder, a .safetensors or a .ckpt file")
     shapes = _shapes(path)
@@ -261,8 +257,10 @@ def _open_file(path: Path, config: str | Path | None, options: dict[str, Any]) -
     is_xl = any(name.startswith("conditioner.") for name in shapes)
     if config is None and shapes[_FIRST_CONV][1] == 8:
         config = _EDITOR_CONFIGS[is_xl]
-    kind = StableDiffusionXLInstructPix2PixPipeline if is_xl else StableDiffusionInstructPix2PixPipeline
-    return kind.from_single_file(str(path), config=None if config is None else str(config), **options)
+    kind = "StableDiffusionXLInstructPix2PixPipeline" if is_xl else "StableDiffusionInstructPix2PixPipeline"
+    return getattr(diffusers, kind).from_single_file(
+        str(path), config=None if config is None else str(config), **options
+    )
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -16,9 +16,9 @@ Predict = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def initial_latents(
-    scheduler: Any, shape: tuple[int, int, int], generators: Sequence[torch.Generator], device: torch.device
+    scheduler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
 ) -> Tensor:
-    """(B, C, h, w) pure noise, sample k drawn from generator k alone; after `scheduler.set_timesteps`."""
+    """(B, *shape) pure noise, sample k drawn from generator k alone; after `scheduler.set_timesteps`."""
     noise = randn_tensor((len(generators), *shape), generator=list(generators), device=device)
     return noise * scheduler.init_noise_sigma
 
@@ -69,14 +69,13 @@ def denoise(
         on_step: called with (step, latents); an exception raised in it ends the run.
         generators: one for each sample, for schedulers that add noise as they go.
     """
-    if timesteps is None:
-        timesteps = scheduler.timesteps
-    elif hasattr(scheduler, "set_begin_index"):
+    steps: Tensor = scheduler.timesteps if timesteps is None else timesteps
+    if timesteps is not None and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(len(scheduler.timesteps) - len(timesteps))
     options: dict[str, Any] = {"return_dict": False}
     if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = list(generators)
-    for step, t in enumerate(timesteps):
+    for step, t in enumerate(steps):
         noise = predict(latents, t, step)
         latents = scheduler.step(noise, t, latents, **options)[0]
         for change in after_step:

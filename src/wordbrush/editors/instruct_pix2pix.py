@@ -73,7 +73,8 @@ class InstructPix2Pix:
         self.model = model
         self.settings = settings
         self._record = record or {}
-        self._encode_text = lru_cache(64)(lambda prompt: model.encode_text([prompt]))
+        # One prompt at a time: the result of a prompt must not depend on its neighbours in a batch.
+        self._encode_text = lru_cache(64)(model.encode_text)
         self._encode_null_text = lru_cache(16)(model.encode_null_text)
 
     @classmethod
@@ -191,7 +192,7 @@ class InstructPix2Pix:
     ) -> tuple[Conditioning, Conditioning, Conditioning]:
         """(No image, no text), (image, no text), (image, text)."""
         model = self.model
-        full = _join([self._encode_text(request.instruction) for request in requests])
+        full = _join([self._encode_text((request.instruction,)) for request in requests])
         null = _join([self._encode_null_text(request.negative_prompt) for request in requests])
         if model.scale_image_condition:
             source = source * model.vae.config.scaling_factor
