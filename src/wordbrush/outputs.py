@@ -1,0 +1,96 @@
+"""Where results go: their names, the checks made before any computing, and writing them with provenance."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordbrush.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from wordbrush.images import Picture
+    from wordbrush.types import EditResult
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def default_output(picture: Path) -> Path:
+    """`dog.jpg` -> `dog-edited.png`, next to the input."""
+    return picture.with_name(f"{picture.stem}-edited.png")
+
+
+def variation_paths(path: Path, count: int) -> list[Path]:
+    """One path per variation: `out.png`, `out-2.png`, `out-3.png`, ..."""
+    return [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, count + 1))]
+
+
+def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
+    """Refuse outputs that could not be written, before anything is computed for them.
+
+    Raises:
+        UsageError: A format that is not written, or a file that exists where `force` is not given.
+        OutputError: A folder that is missing or not writable.
+    """
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"cannot write {path}: the formats are {', '.join(SUFFIXES)}")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name a file in it")
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists: give another name with -o, or --force to overwrite it")
+    for folder in {path.parent for path in paths}:
+        check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OutputError unless a file can be made in `folder`.
+
+    Tried rather than asked: permission bits say little on network drives, on Windows and to root.
+    """
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, parents included, and check that it can be written.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    check_folder(folder)
+
+
+def save_result(
+    result: "EditResult",
+    paths: Sequence[Path],
+    *,
+    source: "Picture",
+    mask: "Picture | None" = None,
+    quality: int = 95,
+    overwrite: bool = False,
+) -> None:
+    """Write every variation of a result, each with what it takes to make that one again.
+
+    Args:
+        result: what an editor gave back.
+        paths: one per variation.
+        source: the picture that was edited.
+        mask: the mask, if there was one.
+        quality: of JPEG and WebP files, 1 to 100.
+        overwrite: whether existing files may be replaced.
+    """
+    from wordbrush.provenance import save_image
+
+    masked = {} if mask is None else {"mask_sha256": mask.sha256}
+    for image, path, seed in zip(result.images, paths, result.seeds, strict=True):
+        settings = {**result.settings, **masked, "seed": seed, "num_variations": 1}
+        save_image(image, path, settings=settings, source=source, quality=quality, overwrite=overwrite)

@@ -1,0 +1,76 @@
+"""How to make an edit again: the record that every written result carries, read back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wordbrush.editors import find_method
+from wordbrush.errors import ImageError
+from wordbrush.types import EditRequest
+
+if TYPE_CHECKING:
+    from wordbrush.images import Picture
+
+
+class Recipe(BaseModel):
+    """What makes a result: the model, the method and its settings, and what was asked of it."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str = "storybook"
+    method: str = "instruct-pix2pix"
+    dtype: str = "auto"
+    lora: list[Path] = []
+    instruction: str = ""
+    source_caption: str = ""
+    target_caption: str = ""
+    negative_prompt: str | None = None
+    task: str | None = None
+    seed: int | None = None
+    source_sha256: str | None = None
+    mask_sha256: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the method, as far as they are recorded."""
+        recorded = self.model_extra or {}
+        names = (setting.name for setting in find_method(self.method).settings_fields())
+        return {name: recorded[name] for name in names if name in recorded}
+
+    def request(self, source: "Picture", mask: "Picture | None", num_variations: int) -> EditRequest:
+        """The recorded request, for a picture and a mask."""
+        return EditRequest(
+            image=source.image,
+            mask=None if mask is None else mask.image,
+            num_variations=num_variations,
+            instruction=self.instruction,
+            source_caption=self.source_caption,
+            target_caption=self.target_caption,
+            negative_prompt=self.negative_prompt,
+            task=self.task,
+            seed=self.seed,
+        )
+
+    def differences(self, source: "Picture", mask: "Picture | None") -> Iterator[str]:
+        """What keeps the recorded result from coming out again, in words."""
+        if self.source_sha256 not in (None, source.sha256):
+            yield "this is not the picture that the recorded edit was made from; the result will differ"
+        if self.mask_sha256 not in (None, mask and mask.sha256):
+            yield "this is not the mask that the recorded edit was made with; the result will differ"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read the record in a written result.
+
+    Raises:
+        ImageError: the file cannot be read, or its record is missing or damaged.
+    """
+    from wordbrush.provenance import read_provenance
+
+    record = read_provenance(path)
+    try:
+        return Recipe(**record["settings"] | {"source_sha256": record.get("source_sha256")})
+    except (ValidationError, TypeError) as error:
+        raise ImageError(f"{path}: its record of how it was made is damaged") from error

@@ -1,0 +1,1 @@
+"""The page, and later the service: Wordbrush over the network."""
