@@ -1,0 +1,115 @@
+"""Rendered edits on disk: shards of pictures (memory-mapped) and rows, made once and read by every recipe.
+
+A shard is `NAME.npy`, uint8 (n, 2, S, S, 3): before and after, and `NAME.jsonl` with one row for each. Shards are made by
+several processes, appear whole or not at all, and are skipped when they exist: making a data set resumes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from wordbrush.storybook.edits import sample_edit, sample_photo_edit
+from wordbrush.storybook.photographs import PhotoLibrary
+from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.scenes import Split
+from wordbrush.storybook.sprites import SpriteLibrary
+
+SHARD = 500
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class RenderedEdits:
+    """A read-only view of the shards of one folder.
+
+    Attributes:
+        pixels: One (n, 2, S, S, 3) uint8 memory map per shard.
+        rows: instruction, source_caption, target_caption, operation, task; in the order of the pixels.
+    """
+
+    pixels: list[Pixels]
+    rows: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pair(self, index: int) -> Pixels:
+        """(2, S, S, 3) uint8."""
+        return self.pixels[index // SHARD][index % SHARD]
+
+    @classmethod
+    def open(cls, *folders: Path) -> RenderedEdits:
+        """All complete shards of the folders, in order."""
+        names = [name for folder in folders for name in sorted(folder.glob("*.npy"))]
+        rows = [
+            json.loads(line) for name in names for line in name.with_suffix(".jsonl").read_text().splitlines()
+        ]
+        return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)
+
+
+Kind = Literal["scenes", "photographs"]
+
+
+def make(
+    folder: Path,
+    count: int,
+    *,
+    kind: Kind = "scenes",
+    split: Split = "train",
+    size: int = 128,
+    processes: int | None = None,
+) -> RenderedEdits:
+    """Renders edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    SpriteLibrary.load()  # fetched once, before the processes start
+    numbers = [n for n in range(-(-count // SHARD)) if not (folder / f"{n:05d}.npy").exists()]
+    for number in _in_processes(partial(_make_shard, folder, kind, split, size), numbers, processes):
+        print(f"rendered shard {number} of {folder}", flush=True)
+    return RenderedEdits.open(folder)
+
+
+def _in_processes(work: Callable[[int], int], numbers: list[int], processes: int | None) -> Iterable[int]:
+    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count()) as pool:
+        yield from pool.imap_unordered(work, numbers)
+
+
+_renderers: dict[int, Renderer] = {}
+
+
+def _renderer(size: int) -> Renderer:
+    """One renderer in each process: its sprites stay decoded from shard to shard."""
+    if size not in _renderers:
+        _renderers[size] = Renderer(SpriteLibrary.load(), PhotoLibrary.load(), size)
+    return _renderers[size]
+
+
+def _make_shard(folder: Path, kind: Kind, split: Split, size: int, number: int) -> int:
+    render = _renderer(size)
+    draw = sample_edit if kind == "scenes" else sample_photo_edit
+    samples = [draw(render, split, number * SHARD + i) for i in range(SHARD)]
+    rows = [
+        {
+            "instruction": s.edit.instruction,
+            "source_caption": s.edit.source_caption,
+            "target_caption": s.edit.target_caption,
+            "operation": s.edit.operation,
+            "task": s.edit.task,
+        }
+        for s in samples
+    ]
+    pixels = np.stack([np.stack([np.asarray(s.before), np.asarray(s.after)]) for s in samples])
+    final = folder / f"{number:05d}.npy"
+    final.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with final.with_suffix(".partial").open("wb") as file:
+        np.save(file, pixels)
+    os.replace(final.with_suffix(".partial"), final)
+    return number

@@ -1,0 +1,312 @@
+"""Edits of a scene: (before, instruction, after, mask, both captions, task), each drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from wordbrush.storybook.catalogue import (
+    COLOURS,
+    INDOORS,
+    PLACES,
+    STYLES,
+    THING,
+    THINGS,
+    TIMES,
+    TONES,
+    WEATHERS,
+)
+from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.scenes import (
+    SIZES,
+    Scene,
+    Split,
+    allowed,
+    draw_item,
+    draw_photo_scene,
+    draw_scene,
+    scene_rng,
+)
+from wordbrush.storybook.wording import (
+    NUMBERS,
+    article,
+    caption,
+    noun,
+    phrase,
+    place_words,
+    short,
+    slot_words,
+)
+
+
+@dataclass(frozen=True)
+class SceneEdit:
+    """An edit before it is rendered. `operation` is the kind of change, `task` its name in Emu Edit's taxonomy."""
+
+    operation: str
+    task: str
+    before: Scene
+    after: Scene
+    instruction: str
+    source_caption: str
+    target_caption: str
+
+
+@dataclass(frozen=True)
+class EditSample:
+    """A rendered edit. `mask`: white where the two pictures differ."""
+
+    edit: SceneEdit
+    before: Image.Image
+    after: Image.Image
+    mask: Image.Image
+
+
+_Words = dict[str, str]
+_Draw = Callable[[np.random.Generator, Scene], "tuple[Scene, str, _Words] | None"]
+
+
+def draw_edit(rng: np.random.Generator, split: Split = "train", *, operation: str | None = None) -> SceneEdit:
+    """A random edit of a random scene; the operation, if not given, by `WEIGHTS`."""
+    operation = operation or _draw_operation(rng, WEIGHTS)
+    while True:
+        before = _PREPARE.get(operation, _as_drawn)(rng, draw_scene(rng, split))
+        if operation != "style" and before.style != "none" and rng.random() < 0.7:
+            before = replace(before, style="none")
+        edit = _apply(rng, split, operation, before)
+        if edit is not None and allowed(edit.before, split) and allowed(edit.after, split):
+            return edit
+
+
+def draw_photo_edit(
+    rng: np.random.Generator, split: Split, num_photos: int, operation: str | None = None
+) -> SceneEdit:
+    """A random style, tone, time or weather edit of a photograph."""
+    operation = operation or _draw_operation(rng, PHOTO_WEIGHTS)
+    while True:
+        edit = _apply(rng, split, operation, draw_photo_scene(rng, num_photos))
+        if edit is not None:
+            return edit
+
+
+def _draw_operation(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    shares = np.array(list(weights.values()))
+    return str(rng.choice(list(weights), p=shares / shares.sum()))
+
+
+def _apply(rng: np.random.Generator, split: Split, operation: str, before: Scene) -> SceneEdit | None:
+    drawn = _OPERATIONS[operation](rng, before)
+    if drawn is None:
+        return None
+    after, wording, words = drawn
+    instruction = phrase(rng, wording, split, **words)
+    return SceneEdit(operation, TASKS[operation], before, after, instruction, caption(before), caption(after))
+
+
+def sample_edit(render: Renderer, split: Split, index: int, *, operation: str | None = None) -> EditSample:
+    """Edit number `index` of the split, rendered."""
+    return render_edit(render, draw_edit(scene_rng(split, index), split, operation=operation))
+
+
+def sample_photo_edit(
+    render: Renderer, split: Split, index: int, *, operation: str | None = None
+) -> EditSample:
+    """Edit number `index` of the split's photographs, rendered."""
+    assert render.photos
+    return render_edit(render, draw_photo_edit(scene_rng(split, index), split, len(render.photos), operation))
+
+
+def render_edit(render: Renderer, edit: SceneEdit) -> EditSample:
+    """Both pictures and where they differ."""
+    before, after = render(edit.before).image, render(edit.after).image
+    apart = np.abs(np.asarray(before, dtype=np.int16) - np.asarray(after, dtype=np.int16)).max(-1) > 2
+    return EditSample(edit, before, after, Image.fromarray((apart * 255).astype(np.uint8), "L"))
+
+
+def _pick(rng: np.random.Generator, scene: Scene) -> int | None:
+    return int(rng.integers(len(scene.items))) if scene.items else None
+
+
+def _other(rng: np.random.Generator, options: object, current: str | None) -> str:
+    choices = [option for option in options if option != current]  # pyright: ignore
+    return str(choices[int(rng.integers(len(choices)))])
+
+
+def _replace(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    index = _pick(rng, scene)
+    if index is None:
+        return None
+    old = scene.items[index]
+    thing = _other(rng, [t.name for t in THINGS], old.thing)
+    fresh = draw_item(rng, old.slot, crowd=len(scene.items), thing=thing)
+    fresh = replace(fresh, scale=old.scale, dx=old.dx, dy=old.dy, size=old.size)
+    items = (*scene.items[:index], fresh, *scene.items[index + 1 :])
+    name = short(rng, scene, index)
+    words = {"old": name, "a_old": article(name), "a_new": article(noun(fresh, sized=False))}
+    return replace(scene, items=items), "replace", words
+
+
+def _remove(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    index = _pick(rng, scene)
+    if index is None:
+        return None
+    items = (*scene.items[:index], *scene.items[index + 1 :])
+    return replace(scene, items=items), "remove", {"old": short(rng, scene, index)}
+
+
+def _add(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    slots = [slot for slot in scene.free_slots() if slot != "back"]
+    if not slots:
+        return None
+    slot = slots[int(rng.integers(len(slots)))]
+    fresh = replace(draw_item(rng, slot, crowd=max(2, len(scene.items) + 1)), size="normal")
+    words = {"a_new": article(noun(fresh)), **slot_words(slot)}
+    wording = "add_anywhere" if len(slots) == 1 and rng.random() < 0.5 else "add"
+    return replace(scene, items=(*scene.items, fresh)), wording, words
+
+
+def _recolour(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    able = [i for i, item in enumerate(scene.items) if THING[item.thing].hue]
+    if not able:
+        return None
+    index = able[int(rng.integers(len(able)))]
+    colour = _other(rng, COLOURS, scene.items[index].colour)
+    words = {"old": short(rng, scene, index), "colour": colour, "a_colour": article(colour)}
+    return scene.with_item(index, colour=colour), "recolour", words
+
+
+def _resize(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    index = _pick(rng, scene)
+    if index is None:
+        return None
+    order = list(SIZES)
+    now = order.index(scene.items[index].size)
+    step = 1 if now == 0 else -1 if now == 2 else int(rng.choice([-1, 1]))
+    wording = "bigger" if step > 0 else "smaller"
+    return scene.with_item(index, size=order[now + step]), wording, {"old": short(rng, scene, index)}
+
+
+def _move(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    index, slots = _pick(rng, scene), [slot for slot in scene.free_slots() if slot != "back"]
+    if index is None or not slots:
+        return None
+    slot = slots[int(rng.integers(len(slots)))]
+    return scene.with_item(index, slot=slot), "move", {"old": short(rng, scene, index), **slot_words(slot)}
+
+
+def _swap(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    if len(scene.items) < 2:
+        return None
+    i, j = sorted(int(k) for k in rng.choice(len(scene.items), 2, replace=False))
+    one, two = scene.items[i], scene.items[j]
+    if one.kind == two.kind:
+        return None
+    after = scene.with_item(i, slot=two.slot, dx=two.dx, dy=two.dy).with_item(
+        j, slot=one.slot, dx=one.dx, dy=one.dy
+    )
+    return after, "swap", {"old": short(rng, scene, i), "other": short(rng, scene, j)}
+
+
+def _count(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    index = _pick(rng, scene)
+    if index is None:
+        return None
+    model = scene.items[index]
+    same = [item for item in scene.items if item.kind == model.kind]
+    others = tuple(item for item in scene.items if item.kind != model.kind)
+    room = len(scene.free_slots()) + len(same)
+    options = [n for n in range(1, min(room, 4) + 1) if n != len(same)]
+    if not options:
+        return None
+    number = options[int(rng.integers(len(options)))]
+    if number < len(same):
+        kept = tuple(same[:number])
+    else:
+        fresh = [replace(model, slot=slot, flip=bool(rng.random() < 0.5)) for slot in scene.free_slots()]
+        kept = (*same, *fresh[: number - len(same)])
+    words = {"number": NUMBERS[number], "plural": noun(model, plural=number > 1, sized=False)}
+    return replace(scene, items=(*kept, *others)), "count", words
+
+
+def _as_drawn(rng: np.random.Generator, scene: Scene) -> Scene:
+    return scene
+
+
+def _with_variants(rng: np.random.Generator, scene: Scene) -> Scene:
+    """Things with poses or expressions are few: one of them takes the place of any item."""
+    index = _pick(rng, scene)
+    if index is None or any(item.variant for item in scene.items):
+        return scene
+    fresh = draw_item(
+        rng, scene.items[index].slot, crowd=len(scene.items), thing=str(rng.choice(["man", "woman", "face"]))
+    )
+    return replace(scene, items=(*scene.items[:index], fresh, *scene.items[index + 1 :]))
+
+
+def _variant(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    able = [i for i, item in enumerate(scene.items) if item.variant]
+    if not able:
+        return None
+    index = able[int(rng.integers(len(able)))]
+    item = scene.items[index]
+    variant = _other(rng, THING[item.thing].variants, item.variant)
+    wording = "expression" if item.thing == "face" else "pose"
+    words = {"old": short(rng, scene, index), "variant": variant, "a_variant": article(variant)}
+    return scene.with_item(index, variant=variant), wording, words
+
+
+def _background(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    place = _other(rng, PLACES, scene.place)
+    after = replace(scene, place=place)
+    if place in INDOORS:
+        after = replace(after, time="day", weather="clear")
+    return after, "background", place_words(place)
+
+
+def _time(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    if scene.place in INDOORS:
+        return None
+    time = _other(rng, TIMES, scene.time)
+    return replace(scene, time=time), time, {}
+
+
+def _weather(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    if scene.place in INDOORS:
+        return None
+    weather = _other(rng, WEATHERS, scene.weather)
+    return replace(scene, weather=weather), weather, {}
+
+
+def _style(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    if scene.style != "none":
+        return None  # what a style took away cannot be known
+    style = _other(rng, STYLES, "none")
+    return replace(scene, style=style), "style", {"a_style": article(STYLES[style])}
+
+
+def _tone(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str, _Words] | None:
+    tone = _other(rng, TONES, "none")
+    return replace(scene, tone=tone, style="none"), tone, {}
+
+
+_OPERATIONS: dict[str, _Draw] = {
+    "replace": _replace, "remove": _remove, "add": _add, "recolour": _recolour, "resize": _resize, "move": _move,
+    "swap": _swap, "count": _count, "variant": _variant, "background": _background, "time": _time,
+    "weather": _weather, "style": _style, "tone": _tone,
+}  # fmt: skip
+_PREPARE: dict[str, Callable[[np.random.Generator, Scene], Scene]] = {"variant": _with_variants}
+# Emu Edit's name of each operation's task.
+TASKS: dict[str, str] = {
+    "replace": "local", "remove": "remove", "add": "add", "recolour": "texture", "resize": "local", "move": "local",
+    "swap": "local", "count": "local", "variant": "local", "background": "background", "time": "global",
+    "weather": "global", "style": "style", "tone": "color",
+}  # fmt: skip
+# How often each operation is drawn in training.
+WEIGHTS: dict[str, float] = {
+    "replace": 24, "remove": 9, "add": 12, "recolour": 8, "resize": 3, "move": 3, "swap": 2, "count": 3, "variant": 6,
+    "background": 9, "time": 7, "weather": 5, "style": 7, "tone": 5,
+}  # fmt: skip
+PHOTO_WEIGHTS: dict[str, float] = {"style": 5, "tone": 4, "time": 2, "weather": 2}

@@ -1,0 +1,236 @@
+"""One training loop for every recipe: accelerate, EMA, cosine schedule, exact resume, atomic checkpoints.
+
+All randomness of a step comes from (seed, step, process) and every sample from its own index, so a run that was killed
+and started again makes the same weights as one that was not (bit-equal on one process on a CPU in float32).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wordbrush.errors import WordbrushError
+
+Batch = Mapping[str, Any]
+
+
+class TrainingError(WordbrushError):
+    """Training cannot start, or was stopped because its numbers went wrong."""
+
+
+class LoopConfig(BaseModel):
+    """What every recipe has in common."""
+
+    model_config = ConfigDict(frozen=True)
+
+    output: Path = Field(description="folder of the trained model; state for resuming goes to OUTPUT/state")
+    steps: int = Field(ge=1, description="optimiser steps of the whole run")
+    batch_size: int = Field(ge=1, description="samples per step and process")
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float | None = Field(
+        None, description="decay of the exported moving average; none: no average"
+    )
+    mixed_precision: str = Field("no", pattern="^(no|bf16|fp16)$")
+    workers: int = Field(0, ge=0, description="processes that prepare samples")
+    seed: int = 0
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    max_minutes: float | None = Field(
+        None, description="stop (and keep the state) after so long; run again to go on"
+    )
+    log_steps: int = Field(20, ge=1)
+
+
+class Recipe(Protocol):
+    """What one training run is made of."""
+
+    model: nn.Module
+
+    def samples(self) -> Dataset[Any]:
+        """Map-style: index -> sample; sample i is the same whenever and wherever it is asked for."""
+        ...
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scalars to log; "loss" is minimised."""
+        ...
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Writes the model as a standard checkpoint into an empty folder."""
+        ...
+
+
+class _Upward(Sampler[int]):
+    def __init__(self, start: int, stop: int) -> None:
+        self.range = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+def train(recipe: Recipe, config: LoopConfig) -> int:
+    """Runs, or goes on with, a recipe until `steps` or `max_minutes`; returns the step it reached.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite (step and sample indices are named), or the state cannot be read.
+    """
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    optimizer = torch.optim.AdamW(
+        recipe.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, config.warmup_steps * accelerator.num_processes, config.steps * accelerator.num_processes
+    )
+    model, optimizer, schedule = accelerator.prepare(recipe.model, optimizer, schedule)
+    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+    if ema is not None:
+        ema.to(accelerator.device)
+        accelerator.register_for_checkpointing(ema)
+    state = config.output / "state"
+    step = _resume(accelerator, state)
+    batches = _batches(recipe, config, accelerator, step)
+    meter = _Meter(config, step, accelerator.is_main_process)
+    saved = started = time.monotonic()
+    while step < config.steps:
+        batch = next(batches)
+        torch.manual_seed(hash((config.seed, step, accelerator.process_index)) & 0x7FFFFFFF)
+        losses = recipe.losses(model, batch)
+        if not torch.isfinite(losses["loss"]):
+            raise TrainingError(
+                f"the loss became {losses['loss'].item()} at step {step}: lower the learning rate"
+            )
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.step(model.parameters())
+        step += 1
+        meter.add(step, losses)
+        now = time.monotonic()
+        timed_out = config.max_minutes is not None and now - started > 60 * config.max_minutes
+        if timed_out or step == config.steps or now - saved > 60 * config.checkpoint_minutes:
+            _save(accelerator, state, step)
+            _export(recipe, accelerator.unwrap_model(model), ema, config.output, accelerator)
+            saved = time.monotonic()
+        if timed_out:
+            break
+    return step
+
+
+def _batches(recipe: Recipe, config: LoopConfig, accelerator: Accelerator, step: int) -> Iterator[Batch]:
+    per_step = config.batch_size * accelerator.num_processes
+    loader: Any = DataLoader(
+        recipe.samples(),
+        batch_size=config.batch_size,
+        sampler=_Upward(step * per_step, config.steps * per_step),
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+    )
+    return iter(accelerator.prepare(loader))
+
+
+def _checkpoints(state: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(state.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _resume(accelerator: Accelerator, state: Path) -> int:
+    found = _checkpoints(state)
+    if not found:
+        return 0
+    try:
+        accelerator.load_state(str(found[-1]))
+    except Exception as error:
+        raise TrainingError(
+            f"cannot go on from {found[-1]} ({error}): delete it to use the one before"
+        ) from error
+    return int(found[-1].name.removeprefix("step-"))
+
+
+def _save(accelerator: Accelerator, state: Path, step: int) -> None:
+    """The new checkpoint appears under its name only when it is whole; then the older ones go."""
+    final, partial = state / f"step-{step}", state / f"step-{step}.partial"
+    older = _checkpoints(state)
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not final.exists():
+        os.replace(partial, final)
+        for path in older:
+            if path != final:
+                shutil.rmtree(path)
+
+
+def _export(
+    recipe: Recipe, model: nn.Module, ema: EMAModel | None, output: Path, accelerator: Accelerator
+) -> None:
+    if not accelerator.is_main_process:
+        return
+    partial, final = output / "model.partial", output / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if ema is not None:
+        ema.store(model.parameters())
+        ema.copy_to(model.parameters())
+    try:
+        recipe.export(model, partial)
+    finally:
+        if ema is not None:
+            ema.restore(model.parameters())
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+
+
+class _Meter:
+    """Means of the losses and the rate, every `log_steps` steps, to the terminal and OUTPUT/log.jsonl."""
+
+    def __init__(self, config: LoopConfig, step: int, active: bool) -> None:
+        self.config, self.active = config, active
+        self.sums: dict[str, float] = {}
+        self.first, self.since = step, time.monotonic()
+        config.output.mkdir(parents=True, exist_ok=True)
+
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        if step % self.config.log_steps == 0 and self.active:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        count = step - self.first
+        elapsed = time.monotonic() - self.since
+        row: dict[str, float] = {name: round(total / count, 5) for name, total in self.sums.items()}
+        row |= {"step": step, "samples_per_second": round(count * self.config.batch_size / elapsed, 1)}
+        with (self.config.output / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        self.sums, self.first, self.since = {}, step, time.monotonic()
+
+
+def move(batch: Batch, model: nn.Module) -> dict[str, Tensor]:
+    """The batch's tensors on the model's device."""
+    device = next(model.parameters()).device
+    return {
+        key: cast("Tensor", value).to(device) for key, value in batch.items() if isinstance(value, Tensor)
+    }
