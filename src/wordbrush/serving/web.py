@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from wordbrush.controls import Control, controls
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.images import open_image
 from wordbrush.outputs import save_result
 from wordbrush.types import Editor, EditRequest, StepInfo
@@ -50,7 +50,7 @@ def serve(editor: Editor, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     page = build(editor)
     try:
         _, url, _ = launch(page, host=host, port=port)
-        print(f"Wordbrush is at {url} (Ctrl-C to stop)")
+        print(f"Wordbrush is at {url} (Ctrl-C to stop)", flush=True)
         while True:
             time.sleep(1)
     finally:
@@ -81,7 +81,9 @@ def build(editor: Editor) -> gr.Blocks:
             with gr.Column():
                 inputs, start, cancel = _input_column(editor)
             with gr.Column():
-                slider = gr.ImageSlider(label="Before and after", height=480, interactive=False)
+                slider = gr.ImageSlider(
+                    label="Before and after", height=500, max_height=500, interactive=False
+                )
                 status = gr.Markdown()
                 download = gr.DownloadButton("Download the result", interactive=False)
         ready = {"fn": lambda: (gr.Button(interactive=True), gr.Button(interactive=False))}
@@ -113,9 +115,8 @@ def _input_column(editor: Editor) -> tuple[dict[str, Component], gr.Button, gr.B
         cancel = gr.Button("Cancel", variant="stop", interactive=False)
     gr.Examples([[text] for text in EXAMPLES], [instruction], label="For example")
     with gr.Accordion("Settings", open=False):
-        seed = gr.Number(
-            label="Seed", info="the same seed gives the same result (empty: drawn)", precision=0, minimum=0
-        )
+        info = "The same seed gives the same result"
+        seed = gr.Textbox(label="Seed", info=info, placeholder="drawn at random")
         values = vars(editor.settings)
         settings = {
             item.name: _component(item, values[item.name]) for item in controls(type(editor.settings))
@@ -125,17 +126,19 @@ def _input_column(editor: Editor) -> tuple[dict[str, Component], gr.Button, gr.B
 
 def _component(control: Control, value: Any) -> Component:
     """A slider, a number, a choice, a tick box or a line of text, whichever fits the setting."""
-    common = {"label": control.name.replace("_", " ").capitalize(), "info": control.description}
+    info = control.description[:1].upper() + control.description[1:]
+    common: dict[str, Any] = {"label": control.name.replace("_", " ").capitalize(), "info": info}
     if control.type is bool and not control.optional:
         return gr.Checkbox(value=value, **common)
     if control.type is bool or control.choices:
         choices = control.choices or ("on", "off")
         return gr.Dropdown(["automatic", *choices], value=_in_words(value), **common)
-    if control.type is str:
-        return gr.Textbox(value=value, **common)
+    # Not a gr.Number: it shows 0 where nothing is given.
+    if control.type is str or control.optional:
+        return gr.Textbox(value="" if value is None else str(value), placeholder="automatic", **common)
     low, high = control.low, control.high
     whole = control.type is int
-    if control.optional or low is None or high is None:
+    if low is None or high is None:
         return gr.Number(value=value, minimum=low, maximum=high, precision=0 if whole else None, **common)
     # A slider over all that is allowed would leave the sensible values in its first tenth.
     high = min(high, max(4 * (control.default or high), value))
@@ -157,7 +160,7 @@ class _Events:
         *,
         picture: str | None,
         instruction: str,
-        seed: int | None,
+        seed: str,
         **settings: Any,
     ) -> tuple[Any, Any, str]:
         """Edit a picture: (before and after, the file to download, a line about it)."""
@@ -199,7 +202,7 @@ class _Events:
         self,
         path: Path,
         instruction: str,
-        seed: int | None,
+        seed: str,
         settings: Mapping[str, Any],
         home: Path,
         on_step: Callable[[StepInfo], None],
@@ -207,9 +210,7 @@ class _Events:
         started = time.monotonic()
         picture = open_image(path)
         editor = self._editor.with_settings(**_given(settings))
-        request = EditRequest(
-            image=picture.image, instruction=instruction, seed=None if seed is None else int(seed)
-        )
+        request = EditRequest(image=picture.image, instruction=instruction, seed=_whole(seed))
         result = editor.edit(request, on_step=on_step)
         home.mkdir(exist_ok=True)
         before, after = home / "before.png", home / f"{path.stem}-edited.png"
@@ -237,3 +238,10 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The controls' words as settings; an emptied line of text asks for nothing."""
     words = {**_WORDS, "": None}
     return {k: words.get(value, value) if isinstance(value, str) else value for k, value in settings.items()}
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text) if text.strip() else None
+    except ValueError:
+        raise UsageError(f"the seed is {text!r}: it must be a whole number") from None

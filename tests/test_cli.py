@@ -1,0 +1,231 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wordbrush.cli import main
+from wordbrush.editors import METHODS
+from wordbrush.provenance import read_provenance
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with `dog.png` in it."""
+    picture.save(tmp_path / "dog.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Shell:
+    """Runs a command line in this process."""
+
+    def __init__(self, checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+        self.checkpoint = checkpoint
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main(words)
+        out, err = self._capsys.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, out, err
+
+    def edit(self, *words: str) -> tuple[int, str, str]:
+        return self("edit", *words, "--model", str(self.checkpoint), "--steps", "2", "--dtype", "float32")
+
+    def refused(self, *words: str) -> tuple[int, str]:
+        """For a command that must fail: its code and its one line."""
+        code, out, err = self(*words)
+        assert out == ""
+        assert err.startswith("wordbrush: ")
+        assert err.count("\n") == 1
+        return code, err
+
+
+@pytest.fixture
+def shell(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tiny_checkpoint, capsys)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, wordbrush.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'diffusers', 'pydantic', 'PIL', 'gradio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "evaluate" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_flags_come_from_the_settings(shell: Shell):
+    _, text, _ = shell("edit", "--help")
+    for method in METHODS.values():
+        for field in method.settings_fields():
+            assert "--" + field.name.replace("_", "-") in text
+    assert "--no-detail" in text
+
+
+def test_edit_writes_next_to_the_picture(folder: Path, shell: Shell):
+    code, out, err = shell.edit(
+        "dog.png", "make it night", "--variations", "2", "--text-scale", "5", "--no-detail"
+    )
+    assert (code, out, err) == (0, "dog-edited.png\ndog-edited-2.png\n", "")
+    assert Image.open("dog-edited.png").size == (48, 32)
+    first, second = (read_provenance(name)["settings"] for name in ("dog-edited.png", "dog-edited-2.png"))
+    assert (first["text_scale"], first["detail"], first["num_variations"]) == (5.0, False, 1)
+    assert second["seed"] == first["seed"] + 1
+
+
+def test_from_metadata_repeats_an_edit(folder: Path, shell: Shell, picture: Image.Image):
+    Image.new("L", (48, 32), 255).save("mask.png")
+    shell.edit("dog.png", "make it night", "--mask", "mask.png", "--variations", "2", "--text-scale", "5")
+    first, second = Path("dog-edited.png").read_bytes(), Path("dog-edited-2.png").read_bytes()
+    assert first != second
+    again = ("edit", "--from-metadata", "dog-edited-2.png", "dog.png", "-o", "again.png")
+    code, _, err = shell(*again, "--mask", "mask.png")
+    assert (code, err) == (0, "")
+    assert Path("again.png").read_bytes() == second
+
+    code, _, err = shell(*again, "--force")
+    assert code == 0
+    assert "not the mask" in err
+
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("dog.png")
+    code, _, err = shell(*again, "--mask", "mask.png", "--force", "--steps", "1")
+    assert code == 0
+    assert "not the picture" in err
+    assert read_provenance("again.png")["settings"]["steps"] == 1
+
+
+def test_existing_outputs_are_refused_before_any_computing(folder: Path, shell: Shell):
+    Path("dog-edited-2.png").write_text("precious")
+    words = ("edit", "dog.png", "x", "--model", "nowhere")
+    assert shell.refused(*words, "--variations", "2")[0] == 2
+    assert Path("dog-edited-2.png").read_text() == "precious"
+    assert shell.refused(*words)[0] == 1  # now it is the model that is missing
+    assert shell.edit("dog.png", "x", "--variations", "2", "--force")[0] == 0
+
+
+def test_wrong_use_exits_2(folder: Path, shell: Shell):
+    model = ("--model", str(shell.checkpoint))
+    for words, hint in (
+        (("edti",), "edti"),
+        (("edit",), "picture"),
+        (("edit", "dog.png"), "instruction"),
+        (("edit", "dog.png", "  "), "instruction"),
+        (("edit", "dog.png", "x", "-o", "out.bmp"), ".bmp"),
+        (("edit", "dog.png", "x", "-o", "."), "."),
+        (("edit", "dog.png", "x", "--method", "magic"), "instruct-pix2pix"),
+        (("edit", "dog.png", "x", "--steps", "many"), "--steps"),
+        (("edit", "dog.png", "x", "--steps", "0", *model), "steps"),
+        (("edit", "dog.png", "x", "--text-scale", "nan", *model), "text_scale"),
+        (("edit", "dog.png", "x", "--scheduler", "magic", *model), "euler-a"),
+        (("edit", "dog.png", "x", "--seed", "-1", *model), "seed"),
+        (("batch", "none.jsonl", "--out", "out"), "none.jsonl"),
+    ):
+        code, line = shell.refused(*words)
+        assert code == 2, words
+        assert hint in line
+    assert not list(folder.glob("dog-*"))
+
+
+def test_failures_exit_1_and_leave_nothing(folder: Path, shell: Shell):
+    Path("text.png").write_text("not a picture")
+    Path("cut.png").write_bytes(Path("dog.png").read_bytes()[:200])
+    Path("broken").mkdir()
+    Image.new("L", (9, 9)).save("small.png")
+    model = ("--model", str(shell.checkpoint))
+    for words in (
+        ("edit", "none.png", "x"),
+        ("edit", "text.png", "x"),
+        ("edit", "cut.png", "x"),
+        ("edit", "dog.png", "x", "-o", "none/out.png"),
+        ("edit", "dog.png", "x", "--model", "none"),
+        ("edit", "dog.png", "x", "--model", "broken"),
+        ("edit", "dog.png", "x", "--mask", "small.png", *model),
+        ("edit", "dog.png", "--from-metadata", "dog.png"),
+        ("edit", "dog.png", "x", "--device", "cuda:99", *model),
+    ):
+        assert shell.refused(*words)[0] == 1, words
+    assert not list(folder.glob("*-edited*")) + list(folder.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_refused_before_any_computing(folder: Path, shell: Shell):
+    Path("locked").mkdir(mode=0o500)
+    code, line = shell.refused("edit", "dog.png", "x", "-o", "locked/out.png", "--model", "none")
+    assert code == 1
+    assert "locked" in line
+
+
+def test_warnings_are_shown(folder: Path, shell: Shell):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save("two.gif", save_all=True, append_images=frames[1:])
+    code, out, err = shell.edit("two.gif", "word " * 60)
+    assert (code, out) == (0, "two-edited.png\n")
+    assert err.count("wordbrush: warning: ") == 2
+    assert "first" in err
+    assert "dropped" in err
+
+
+def test_unexpected_errors_show_a_traceback_only_when_debugging(
+    folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("wordbrush.cli.check_outputs", lambda *_, **__: 1 / 0)
+    code, line = shell.refused("edit", "dog.png", "x")
+    assert code == 1
+    assert "ZeroDivisionError" in line
+    assert "WORDBRUSH_DEBUG=1" in line
+    monkeypatch.setenv("WORDBRUSH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["edit", "dog.png", "x"])
+
+
+def test_batch_reports_and_fails(folder: Path, shell: Shell):
+    Path("jobs.jsonl").write_text(
+        '{"image": "dog.png", "instruction": "x"}\n{"image": "cat.png", "instruction": "x"}\n'
+    )
+    words = ("batch", "jobs.jsonl", "--out", "out", "--model", str(shell.checkpoint), "--steps", "1")
+    code, out, err = shell(*words)
+    assert code == 1
+    assert "1 rows done, 1 failed, 0 done before" in out
+    assert "row 1 failed: cat.png" in err
+    assert Path("out/000000.png").exists()
+
+
+def test_models_and_methods_are_listed(shell: Shell):
+    assert shell("models") == shell("models", "list")
+    assert "storybook" in shell("models")[1]
+    assert shell("models", "get", str(shell.checkpoint))[1].strip() == str(shell.checkpoint)
+    _, text, _ = shell("methods")
+    assert all(name in text for name in METHODS)
+    assert "--text-scale" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C")
+def test_ctrl_c_ends_cleanly(folder: Path, tiny_checkpoint: Path):
+    words = ["edit", "dog.png", "x", "--model", str(tiny_checkpoint), "--steps", "1000", "--size", "256"]
+    code = (
+        "import signal, wordbrush.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import wordbrush.editors.instruct_pix2pix\n"
+        "print('ready', flush=True)\n"
+        f"wordbrush.cli.main({words!r})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, "", "wordbrush: cancelled\n")
+    assert not list(folder.glob("*-edited*"))
