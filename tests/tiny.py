@@ -1,7 +1,7 @@
-"""Tiny checkpoints with random weights, in diffusers' folder layout: real classes, a fraction of a second each.
+"""Tiny checkpoints with random weights, in diffusers' folder layout: real classes, a moment each.
 
-`pipeline("sd1")` builds diffusers' own pipeline, `save("sd1", folder)` writes it. Their native size is 32 px: an
-autoencoder of factor 2 over latents of 16 x 16.
+`pipeline("sd1")` builds diffusers' own pipeline, `save("sd1", folder)` writes it. Their native size is
+32 px: an autoencoder of factor 2 over latents of 16 x 16.
 """
 
 import json

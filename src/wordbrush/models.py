@@ -1,6 +1,7 @@
 """A model's name -> where its checkpoint lies on disk."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Generator
 from importlib.resources import files
@@ -27,7 +28,7 @@ def resolve(model: str | Path) -> Path:
     if name in EMBEDDED:
         return _existing(Path(str(files("wordbrush"))) / "assets" / name, name)
     path = Path(model).expanduser()
-    if path.exists():
+    if name and path.exists():
         return path
     if isinstance(model, Path) or not _HUB_ID.fullmatch(name):
         known = ", ".join(EMBEDDED)
@@ -46,7 +47,7 @@ def quiet() -> Generator[None]:
         (d.is_progress_bar_enabled(), t.is_progress_bar_enabled()),
     )
     for module in (d, t):
-        module.set_verbosity_error()
+        module.set_verbosity(logging.CRITICAL)
         module.disable_progress_bar()
     try:
         yield

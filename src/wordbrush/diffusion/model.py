@@ -1,5 +1,6 @@
 """`LatentDiffusion`: a stock checkpoint of the Stable Diffusion family, loaded and ready to call."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 from wordbrush.diffusion.schedulers import SCHEDULERS
@@ -15,6 +17,7 @@ from wordbrush.models import one_line, quiet, resolve
 
 # Configurations of the released 8-channel checkpoints: diffusers itself only guesses text-to-image ones.
 _EDITOR_CONFIGS = {False: "timbrooks/instruct-pix2pix", True: "diffusers/sdxl-instructpix2pix-768"}
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _FIRST_CONV = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -228,11 +231,21 @@ def _open(path: Path, dtype: torch.dtype, unet: str | None, config: str | Path |
         raise
     except Exception as error:  # the loaders raise whatever a damaged file provokes
         raise ModelError(f"cannot load the checkpoint {path}: {one_line(error)}") from error
-    if missing := [name for name in ("unet", "vae", "text_encoder", "tokenizer") if not hasattr(pipe, name)]:
+    _check(path, pipe)
+    return pipe
+
+
+def _check(path: Path, pipe: Any) -> None:
+    if missing := [name for name in _PARTS if getattr(pipe, name, None) is None]:
         raise ModelError(
             f"the checkpoint {path} is not of the Stable Diffusion family: it has no {missing[0]}"
         )
-    return pipe
+    parts: dict[str, Any] = pipe.components
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and any(p.is_meta for p in part.parameters()):
+            raise ModelError(f"the checkpoint {path} is damaged: weights of its {name} are missing")
+        if name.startswith("tokenizer") and part and len(part) <= len(part.all_special_ids):
+            raise ModelError(f"the checkpoint {path} is damaged: its {name} has no vocabulary")
 
 
 def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
@@ -245,7 +258,21 @@ def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
         dtype = options["dtype"]
         other = UNet2DConditionModel.from_pretrained(path, subfolder=unet, dtype=dtype, local_files_only=True)
         options = options | {"unet": other}
+    options = options | _open_text_encoders(path, options["dtype"])
     return DiffusionPipeline.from_pretrained(path, local_files_only=True, **options)
+
+
+def _open_text_encoders(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Transformers would start missing weights at random without a word, so these are opened apart."""
+    index = json.loads((path / "model_index.json").read_text())
+    encoders: dict[str, Any] = {}
+    for name, (_, kind) in ((n, v) for n, v in index.items() if n.startswith("text_encoder") and v[0]):
+        encoders[name], report = getattr(transformers, kind).from_pretrained(
+            path / name, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ModelError(f"the checkpoint {path} is damaged: weights of its {name} are missing")
+    return encoders
 
 
 def _open_file(path: Path, config: str | Path | None, options: dict[str, Any]) -> Any:
