@@ -118,6 +118,10 @@ def test_a_folder_of_other_pictures_is_left_alone(folder: Path, editor: Editor):
     with pytest.raises(UsageError, match="choose another folder"):
         run(write_jobs(folder, {"image": "in.png", "instruction": "a"}), editor)
     assert (folder / "out" / "000000.png").read_bytes() == b"precious"
+    (folder / "out" / "results.jsonl").write_text('{"score": 1}\n')
+    with pytest.raises(UsageError, match="not the record"):
+        run(write_jobs(folder, {"image": "in.png", "instruction": "a"}), editor)
+    assert (folder / "out" / "results.jsonl").read_text() == '{"score": 1}\n'
 
 
 def test_an_unusable_job_file_or_folder_is_refused(folder: Path, editor: Editor):

@@ -106,8 +106,9 @@ class Batch:
                 only reported.
         """
         rows, failed = self.pending, 0
-        if rows:
-            editor = load()
+        if not rows:
+            return BatchReport(done=0, failed=0, skipped=len(self._finished))
+        editor = load()
         for row in rows:
             entry = self._run_row(editor, row, on_step)
             failed += entry["status"] == "failed"
@@ -148,7 +149,7 @@ class Batch:
                 raise UsageError(f"{foreign[0]} exists but no {RESULTS}: choose another folder")
             entries: list[dict[str, Any]] = []
         else:
-            entries = [entry for line in path.read_bytes().splitlines() if (entry := _parse_entry(line))]
+            entries = _read_entries(path)
         for entry in entries:
             if entry["row"] >= len(self._lines) or entry["job"] != self._digests[entry["row"]]:
                 raise UsageError(
@@ -193,13 +194,13 @@ def _parse(line: str) -> Job:
         raise UsageError(f"{where}: {first['msg']}; the fields are {', '.join(Job.model_fields)}") from error
 
 
-def _parse_entry(line: bytes) -> dict[str, Any] | None:
-    """A finished row, or None for a failed one and for the half line that a kill can leave at the end."""
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """The finished rows, without the half line that a kill can leave at the end."""
     try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if entry["status"] == "done" else None
+        entries = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return [entry for entry in entries if entry["status"] == "done"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is not the record of a batch: choose another folder") from error
 
 
 def _one_line(error: Exception) -> str:

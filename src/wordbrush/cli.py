@@ -75,7 +75,7 @@ class Setup:
         typer.Option(help="An embedded name, a folder, a single file, or a hub id. (default: storybook)"),
     ] = None
     method: Annotated[
-        str | None, typer.Option(help="see `wordbrush methods` (default: instruct-pix2pix)")
+        str | None, typer.Option(help="See `wordbrush methods`. (default: instruct-pix2pix)")
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. (default: auto)")] = (

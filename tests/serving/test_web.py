@@ -85,5 +85,11 @@ def test_cancel_stops_the_edit(client: Client, values: dict[str, Any]):
     assert line == "Cancelled."
 
 
+def test_a_taken_port_is_one_clear_line(url: str, tiny_checkpoint: Path):
+    port = int(url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(wordbrush.WordbrushError, match="another --port"):
+        web.serve(wordbrush.load(tiny_checkpoint), port=port)
+
+
 def test_only_this_computer_is_let_in_by_default(url: str):
     assert url.startswith("http://127.0.0.1:")

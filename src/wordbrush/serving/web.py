@@ -20,17 +20,17 @@ from wordbrush.types import Editor, EditRequest, StepInfo
 
 EXAMPLES = (
     "make it night",
-    "make it snow",
+    "let it snow",
     "turn it into a pencil sketch",
     "make it a watercolour painting",
-    "turn the dog into a panda",
+    "turn the dog into a cat",
     "make the car red",
     "remove the tree",
-    "move everything to the beach",
+    "change the background to a beach",
 )
 
 _INTRO = """# Wordbrush
-Edit a picture by saying what should change. Everything runs on this computer; no picture leaves it."""
+Edit a picture by saying what should change. It all happens on the computer that serves this page."""
 _THEME = gr.themes.Soft(primary_hue="violet", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 _CSS = ".gradio-container {max-width: 1180px !important; margin: auto}"
 _DAY = 24 * 60 * 60
@@ -45,7 +45,7 @@ def serve(editor: Editor, *, host: str = "127.0.0.1", port: int = 7860) -> None:
         port: the port to listen on.
 
     Raises:
-        OSError: the port is taken.
+        WordbrushError: the address or the port cannot be had.
     """
     page = build(editor)
     try:
@@ -59,17 +59,20 @@ def serve(editor: Editor, *, host: str = "127.0.0.1", port: int = 7860) -> None:
 
 def launch(page: gr.Blocks, *, host: str, port: int | None) -> tuple[Any, str, str]:
     """Start the page's server in a thread; returns what `gradio.Blocks.launch` does."""
-    return page.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        show_error=True,
-        footer_links=[],
-        theme=_THEME,
-        css=_CSS,
-    )
+    try:
+        return page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            show_error=True,
+            footer_links=[],
+            theme=_THEME,
+            css=_CSS,
+        )
+    except OSError as error:
+        raise WordbrushError(f"cannot listen at {host}, port {port}: try another --port") from error
 
 
 def build(editor: Editor) -> gr.Blocks:
