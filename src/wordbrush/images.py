@@ -32,7 +32,7 @@ MAX_ASPECT: Final = 8
 
 # Only formats that Pillow decodes by itself: EPS would run Ghostscript on a stranger's file.
 _FORMATS: Final = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF",
+    "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF",
 )  # fmt: skip
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -71,25 +71,24 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
         ImageError: the file is missing, not a picture, damaged or too large.
     """
     name, data = _read(source)
-    heif = _register_heif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own pixel limit and its remarks on odd metadata
-            image = Image.open(io.BytesIO(data), formats=_FORMATS if heif else _FORMATS[:-1])
+            image = Image.open(io.BytesIO(data), formats=_formats())
             kind, notes = image.format or "", _notes(image)
             if image.width * image.height > max_pixels:
                 raise ImageError(
                     f"{name}: {image.width}x{image.height} is over the limit of {max_pixels} pixels"
                 )
             image.load()
-            exif = _clean_exif(image)
             rgb, alpha = normalise(image)
+            exif = _clean_exif(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too many pixels; the limit is {max_pixels}") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: {_why_unreadable(data, heif)}") from error
+        raise ImageError(f"{name}: {_why_unreadable(data)}") from error
     except Exception as error:  # a hostile file can raise anything from within a decoder
         raise ImageError(f"{name}: damaged picture ({_one_line(error)})") from error
     if alpha is not None:
@@ -222,8 +221,9 @@ def carry_detail(original: Tensor, reconstruction: Tensor, edited: Tensor) -> Te
         where the two have nothing in common.
     """
     reconstruction, edited = reconstruction.float().cpu(), edited.float().cpu()
-    transform, explained, agreement = _local_colour_transform(reconstruction, edited)
-    kept = _kept(reconstruction, edited, explained, agreement)
+    tone, off_tone = _tone(reconstruction, edited - reconstruction)
+    transform, explained, agreement = _local_colour_transform(reconstruction, edited, tone)
+    kept = _kept(edited - reconstruction, off_tone, explained, agreement)
 
     centred = (reconstruction - _blur(reconstruction, _WINDOW)).movedim(1, -1)[..., None]
     predicted = (transform @ centred)[..., 0].movedim(-1, 1) + _blur(edited, _WINDOW)
@@ -292,17 +292,20 @@ def _read_limited(name: str, file: BinaryIO) -> bytes:
 
 
 @cache
-def _register_heif() -> bool:
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow has."""
     try:
         import pillow_heif
+
+        pillow_heif.register_heif_opener()
     except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
+        pass
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _why_unreadable(data: bytes, heif: bool) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and not heif:
+def _why_unreadable(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
         return "HEIC pictures need the plugin: pip install pillow-heif"
     return "the file is empty" if not data else "not a picture in a known format, or a damaged one"
 
@@ -365,20 +368,19 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 # Of carry_detail, in pixels at the working resolution and in units of [-1, 1] pixels.
-_WINDOW: Final = 2.0
+_WINDOW: Final = 3.0
 """Standard deviation of the Gaussian window in which reconstruction and edit are compared."""
 _NOISE: Final = 0.008
 """Variance below which structure says nothing: that of an edit's noise where nothing was to change."""
 
 
-def _kept(reconstruction: Tensor, edited: Tensor, explained: Tensor, agreement: Tensor) -> Tensor:
+def _kept(change: Tensor, off_tone: Tensor, explained: Tensor, agreement: Tensor) -> Tensor:
     """(B, 1, h, w) in [0, 1]: whether the edit shows the same thing as the reconstruction.
 
     It does where the structure agrees strongly (a recoloured thing), or where it does not contradict (flat
     areas have none) and the colour moved as over the whole picture, or not at all.
     """
-    change = edited - reconstruction
-    moved = torch.minimum(_local_rms(change), _local_rms(_off_tone(reconstruction, change)))
+    moved = torch.minimum(_local_rms(change), _local_rms(off_tone))
     same_tone = 1 - _smoothstep(moved, 0.12, 0.26)
     structured = _smoothstep(explained, 0.0, 6 * _NOISE)
     return torch.maximum(
@@ -386,37 +388,47 @@ def _kept(reconstruction: Tensor, edited: Tensor, explained: Tensor, agreement: 
     )
 
 
-def _local_colour_transform(reconstruction: Tensor, edited: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _local_colour_transform(
+    reconstruction: Tensor, edited: Tensor, tone: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ridge regression of the edit's colours on the reconstruction's in a window around each pixel.
 
     Returns:
-        The transform (B, h, w, 3, 3), the identity where there is no structure; the edit's variance that it
-        explains (B, 1, h, w); and the explained fraction in the same shape, near 1 where both are flat.
+        The transform (B, h, w, 3, 3), which is `tone` (B, 3, 3) where there is no structure; the edit's
+        variance that it explains (B, 1, h, w); and the explained fraction in the same shape, near 1 where
+        both are flat.
     """
+    prior = tone[:, None, None]
     noise = _NOISE * torch.eye(3)
     within = _covariance(reconstruction, reconstruction)
     # Of the change and not of the edit: without change the transform is the identity to the last bit.
     across = _covariance(edited - reconstruction, reconstruction)
-    transform = torch.eye(3) + across @ torch.linalg.inv(within + noise)
+    transform = prior + (across - (prior - torch.eye(3)) @ within) @ torch.linalg.inv(within + noise)
     explained = _trace(2 * transform @ (across + within).mT - transform @ within @ transform.mT)
     total = _trace(_covariance(edited, edited))
     return transform, explained, 1 - (total - explained).clamp_min(0) / (total + 4 * _NOISE)
 
 
-def _off_tone(reconstruction: Tensor, change: Tensor) -> Tensor:
-    """What of a change (B, 3, h, w) no affine function of colour and place explains, over the picture."""
+def _tone(reconstruction: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """The change as one affine function of colour and place over the picture, as far as it is one.
+
+    Returns:
+        The colour transform (B, 3, 3) from reconstruction to edit; the rest of the change (B, 3, h, w).
+    """
     batch, _, height, width = change.shape
     rows = torch.linspace(-1, 1, height)[:, None].expand(batch, 1, height, width)
     columns = torch.linspace(-1, 1, width).expand(batch, 1, height, width)
     known = torch.cat([reconstruction, rows, columns, torch.ones_like(rows)], 1).flatten(2).mT  # (B, N, 6)
     wanted = change.flatten(2).mT
-    rest, weight = wanted, torch.ones(batch, height * width, 1)
+    fitted, weight = torch.zeros(batch, 6, 3), torch.ones(batch, height * width, 1)
+    rest = wanted
     for _ in range(6):  # reweighted least squares: what lies far off, such as a new object, loses its say
         weighted = (weight * known).mT
         ridge = 1e-5 * known.shape[1] * torch.eye(6)
-        rest = wanted - known @ torch.linalg.solve(weighted @ known + ridge, weighted @ wanted)
+        fitted = torch.linalg.solve(weighted @ known + ridge, weighted @ wanted)
+        rest = wanted - known @ fitted
         weight = (1 + rest.square().sum(-1, keepdim=True) / 0.03) ** -2
-    return rest.mT.unflatten(2, (height, width))
+    return torch.eye(3) + fitted[:, :3].mT, rest.mT.unflatten(2, (height, width))
 
 
 def _covariance(a: Tensor, b: Tensor) -> Tensor:
