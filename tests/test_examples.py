@@ -12,13 +12,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def test_notebook_runs_and_shows_the_edit():
     notebook = nbformat.read(EXAMPLES / "edit.ipynb", as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}})
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXAMPLES)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output["text"] for output in outputs if output["output_type"] == "stream"], (
         "noise on the page"
     )
-    assert sum("image/png" in output["data"] for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
 
 
 def test_before_after_keeps_both_pictures():
