@@ -1,0 +1,1 @@
+"""Measuring models; what it reports is reproducible from a seed."""

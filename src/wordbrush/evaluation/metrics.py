@@ -1,0 +1,59 @@
+"""Numbers about pictures, and how sure a mean is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from torch import Tensor
+
+_RESAMPLES = 1000
+MAX_PSNR = 99.0
+"""dB; stands for equal pictures."""
+
+
+def l1(one: Tensor, other: Tensor) -> list[float]:
+    """The mean absolute difference of (B, 3, H, W) in [-1, 1], in fractions of the full range: 0 to 1."""
+    return ((one - other).abs().mean((1, 2, 3)) / 2).tolist()
+
+
+def psnr(one: Tensor, other: Tensor, mask: Tensor | None = None) -> list[float]:
+    """Peak signal to noise ratio in dB of (B, 3, H, W) in [-1, 1], at most `MAX_PSNR`.
+
+    Args:
+        one: Pictures.
+        other: Pictures.
+        mask: (B, H, W) bool, the pixels that count; at least one in each picture.
+    """
+    squared = (one - other).square().mean(1) / 4
+    if mask is not None:
+        errors = ((squared * mask).sum((1, 2)) / mask.sum((1, 2))).tolist()
+    else:
+        errors = squared.mean((1, 2)).tolist()
+    return [min(MAX_PSNR, -10 * math.log10(error)) if error else MAX_PSNR for error in errors]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its bootstrap 95 % interval over `n` samples."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Mean | None:
+        """None without samples; the resampling is seeded, so equal samples give equal intervals."""
+        if not samples:
+            return None
+        values = np.asarray(samples, dtype=float)
+        draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+        low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
+        return cls(*(round(float(x), 4) for x in (values.mean(), low, high)), len(values))
+
+    def as_json(self) -> dict[str, float]:
+        """The fields."""
+        return asdict(self)

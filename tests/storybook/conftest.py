@@ -1,0 +1,1 @@
+from tests.world import render, sprites  # noqa: F401

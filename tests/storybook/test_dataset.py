@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wordbrush.storybook import dataset
+from wordbrush.storybook.dataset import RenderedEdits, make
+from wordbrush.storybook.edits import sample_edit
+from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.sprites import SpriteLibrary
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch):
+    """Shards of three, made in this process."""
+    monkeypatch.setattr(dataset, "SHARD", 3)
+    monkeypatch.setattr(dataset, "_in_processes", lambda work, numbers, processes: map(work, numbers))
+
+
+def test_shards_hold_the_edits_of_their_numbers(
+    tmp_path: Path, sprites: SpriteLibrary, render: Renderer, small_shards: None
+):
+    edits = make(tmp_path, 5, split="test", size=64)
+    assert len(edits) == 6 and sorted(p.name for p in tmp_path.iterdir()) == [
+        "00000.jsonl", "00000.npy", "00001.jsonl", "00001.npy",
+    ]  # fmt: skip
+    small = Renderer(sprites, size=64)
+    for number in range(6):
+        sample = sample_edit(small, "test", number)
+        assert (edits.pair(number)[0] == np.asarray(sample.before)).all()
+        assert (edits.pair(number)[1] == np.asarray(sample.after)).all()
+        row = edits.rows[number]
+        assert row["instruction"] == sample.edit.instruction and row["operation"] == sample.edit.operation
+        assert row["source_caption"] == sample.edit.source_caption
+
+
+def test_making_goes_on_where_it_stopped(tmp_path: Path, sprites: SpriteLibrary, small_shards: None):
+    make(tmp_path, 3, size=64)
+    first = (tmp_path / "00000.npy").stat().st_mtime_ns
+    (tmp_path / "00001.partial").write_bytes(b"killed while writing")
+    (tmp_path / "00001.jsonl").write_text("")
+    assert len(make(tmp_path, 6, size=64)) == 6
+    assert (tmp_path / "00000.npy").stat().st_mtime_ns == first
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_folders_are_opened_together(tmp_path: Path, sprites: SpriteLibrary, small_shards: None):
+    make(tmp_path / "a", 3, size=64)
+    make(tmp_path / "b", 3, split="test", size=64)
+    both = RenderedEdits.open(tmp_path / "a", tmp_path / "b")
+    assert len(both) == 6 and both.pair(3).shape == (2, 64, 64, 3)
+    assert len(RenderedEdits.open(tmp_path)) == 0
