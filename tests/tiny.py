@@ -115,7 +115,7 @@ def pipeline(
         "vae": autoencoder(vae),
         "tokenizer": tokenizer(),
         "text_encoder": CLIPTextModel(text_config(hidden_act="gelu" if family == "sd2" else "quick_gelu")),
-        "scheduler": scheduler or DDIMScheduler(**BETAS, prediction_type=prediction),
+        "scheduler": scheduler or DDIMScheduler(**BETAS, clip_sample=False, prediction_type=prediction),
     }
     for network in (parts["unet"], parts["vae"], parts["text_encoder"]):
         network.eval()

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_snr
+from tests import tiny
+
+from wordbrush.diffusion.loss import conditioning_dropout, diffusion_target, min_snr_weight
+
+LATENTS, NOISE, T = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
+
+
+def test_targets() -> None:
+    def target(kind: str) -> torch.Tensor:
+        return diffusion_target(DDIMScheduler(**tiny.BETAS, prediction_type=kind), LATENTS, NOISE, T)
+
+    assert target("epsilon") is NOISE
+    assert target("sample") is LATENTS
+    velocity = DDPMScheduler(**tiny.BETAS).get_velocity(LATENTS, NOISE, T)
+    assert torch.allclose(target("v_prediction"), velocity, atol=1e-6)
+
+
+def test_min_snr() -> None:
+    scheduler = DDPMScheduler(**tiny.BETAS)
+    snr = compute_snr(scheduler, T)
+    weight = min_snr_weight(scheduler, T)
+    assert torch.allclose(weight, snr.clamp(max=5.0) / snr)
+    assert weight[-1] == pytest.approx(1)  # nearly pure noise: not capped
+    velocity = DDPMScheduler(**tiny.BETAS, prediction_type="v_prediction")
+    assert torch.allclose(min_snr_weight(velocity, T), snr.clamp(max=5.0) / (snr + 1))
+
+
+def test_conditioning_dropout_over_a_million_draws() -> None:
+    text, image = conditioning_dropout(torch.rand(10**6, generator=torch.Generator().manual_seed(0)))
+    shares = {
+        "full": (~text & ~image),
+        "text": (text & ~image),
+        "both": (text & image),
+        "image": (~text & image),
+    }
+    expected = {"full": 0.85, "text": 0.05, "both": 0.05, "image": 0.05}
+    assert {name: share.float().mean().item() for name, share in shares.items()} == pytest.approx(
+        expected, abs=2e-3
+    )
+    assert not conditioning_dropout(torch.rand(100), rate=0.0)[0].any()

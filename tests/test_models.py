@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from wordbrush import models
+from wordbrush.errors import ModelError
+
+
+def test_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    assert models.resolve(tmp_path) == tmp_path
+    assert models.resolve(str(file)) == file
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models.resolve("~/model.safetensors") == file
+
+
+@pytest.mark.parametrize("name", ["", "nosuch", "/no/such/path", "no/such/path", Path("no/such")])
+def test_an_unknown_model(name: str | Path) -> None:
+    with pytest.raises(ModelError, match="not an embedded one .storybook.*, a folder, a file or a hub id"):
+        models.resolve(name)
+
+
+def test_a_hub_id_without_network_or_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="'no/such'.* not in the hub's cache, and not downloaded") as caught:
+        models.resolve("no/such")
+    assert "\n" not in str(caught.value)
