@@ -2,6 +2,7 @@
 
 import pytest
 
+from wordbrush.storybook import dataset
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.sprites import SpriteLibrary, SpritesError
 
@@ -13,6 +14,13 @@ def sprites() -> SpriteLibrary:
         return SpriteLibrary.load()
     except SpritesError as error:
         pytest.skip(f"the npm registry gives no sprites: {error}")
+
+
+def make_small_shards(patch: pytest.MonkeyPatch, sprites: SpriteLibrary, count: int) -> None:
+    """Shards of `count` edits, rendered in this process and without photographs, which are large to fetch."""
+    patch.setattr(dataset, "SHARD", count)
+    patch.setattr(dataset, "_in_processes", lambda work, numbers, processes: map(work, numbers))
+    patch.setattr(dataset, "_renderer", lambda size: Renderer(sprites, size=size))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.world import make_small_shards
 
-from wordbrush.storybook import dataset
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.edits import sample_edit
 from wordbrush.storybook.render import Renderer
@@ -11,10 +11,8 @@ from wordbrush.storybook.sprites import SpriteLibrary
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch):
-    """Shards of three, made in this process."""
-    monkeypatch.setattr(dataset, "SHARD", 3)
-    monkeypatch.setattr(dataset, "_in_processes", lambda work, numbers, processes: map(work, numbers))
+def small_shards(monkeypatch: pytest.MonkeyPatch, sprites: SpriteLibrary):
+    make_small_shards(monkeypatch, sprites, 3)
 
 
 def test_shards_hold_the_edits_of_their_numbers(
@@ -34,7 +32,7 @@ def test_shards_hold_the_edits_of_their_numbers(
         assert row["source_caption"] == sample.edit.source_caption
 
 
-def test_making_goes_on_where_it_stopped(tmp_path: Path, sprites: SpriteLibrary, small_shards: None):
+def test_making_goes_on_where_it_stopped(tmp_path: Path, small_shards: None):
     make(tmp_path, 3, size=64)
     first = (tmp_path / "00000.npy").stat().st_mtime_ns
     (tmp_path / "00001.partial").write_bytes(b"killed while writing")
@@ -44,7 +42,7 @@ def test_making_goes_on_where_it_stopped(tmp_path: Path, sprites: SpriteLibrary,
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_folders_are_opened_together(tmp_path: Path, sprites: SpriteLibrary, small_shards: None):
+def test_folders_are_opened_together(tmp_path: Path, small_shards: None):
     make(tmp_path / "a", 3, size=64)
     make(tmp_path / "b", 3, split="test", size=64)
     both = RenderedEdits.open(tmp_path / "a", tmp_path / "b")

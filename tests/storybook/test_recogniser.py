@@ -47,7 +47,7 @@ def test_what_a_style_or_a_place_hides_is_no_fact():
 
 
 def test_only_items_that_can_be_seen_are_judged(render: Renderer):
-    tiny_back = Item("snail", "back", size="small", scale=0.9)
+    tiny_back = Item("snail", "back", size="small", scale=0.5)
     scene = Scene("desert", (tiny_back, Item("elephant", "middle", size="large")))
     found = facts(scene, render(scene).masks)
     assert "back.thing" not in found and found["middle.thing"] == "elephant"

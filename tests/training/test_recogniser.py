@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.world import make_small_shards
 from torch.utils.data import default_collate
 
-from wordbrush.storybook import dataset
 from wordbrush.storybook.dataset import make
 from wordbrush.storybook.recogniser import ITEM_LABELS, PICTURE_LABELS, Recogniser
 from wordbrush.storybook.sprites import SpriteLibrary
@@ -18,8 +18,7 @@ TINY = (4, 4, 8, 8)
 def data(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "SHARD", 8)
-        patch.setattr(dataset, "_in_processes", lambda work, numbers, processes: map(work, numbers))
+        make_small_shards(patch, sprites, 8)
         make(folder, 8)
     return folder
 

@@ -7,7 +7,7 @@ weights, so the numbers are not LPIPS and not to be compared with it. The networ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ class EfficientNetLite0(nn.Module):
         WordbrushError: The extra `evaluate` is not installed.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         network: Any = _open_network()
@@ -36,7 +39,7 @@ class EfficientNetLite0(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
         self.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> EfficientNetLite0:
+    def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, also inside a model that is trained."""
         return super().train(False)
 

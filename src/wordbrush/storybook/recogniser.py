@@ -232,7 +232,7 @@ class Recogniser(nn.Module):
             raise ModelError(f"cannot load the recogniser {folder}: {one_line(error)}") from error
         if labels != _labels():
             raise ModelError(f"the recogniser {folder} was trained for another catalogue: train it again")
-        return model.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return model.eval()
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:

@@ -144,8 +144,8 @@ class RecogniserRecipe:
         self.edits = RenderedEdits.open(config.data)
         if not len(self.edits):
             raise TrainingError(f"{config.data} holds no rendered edits: render the storybook first")
-        model = Recogniser(config.item_widths, config.picture_widths)
-        self.model: nn.Module = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        model: Any = Recogniser(config.item_widths, config.picture_widths)
+        self.model: nn.Module = model.to(memory_format=torch.channels_last)
 
     def samples(self) -> Dataset[dict[str, Any]]:
         """Endless draws of pictures with labels."""
