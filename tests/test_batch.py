@@ -135,10 +135,10 @@ def test_an_unusable_job_file_or_folder_is_refused(folder: Path, editor: Editor)
 
 
 def test_killed_and_run_again_it_loses_and_repeats_nothing(folder: Path, tiny_checkpoint: Path):
-    num = 40
+    num = 20
     jobs = write_jobs(folder, *({"image": "in.png", "instruction": "a", "seed": k} for k in range(num)))
     out = folder / "out"
-    words = ["batch", str(jobs), "--out", str(out), "--model", str(tiny_checkpoint), "--steps", "20"]
+    words = ["batch", str(jobs), "--out", str(out), "--model", str(tiny_checkpoint), "--steps", "10"]
     command = [sys.executable, "-m", "wordbrush.cli", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = out / "results.jsonl"

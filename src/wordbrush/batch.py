@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wordbrush.errors import OutputError, UsageError
+from wordbrush.errors import OutputError, UsageError, WordbrushError
 from wordbrush.images import open_image
 from wordbrush.outputs import check_folder, make_folder, save_result, variation_paths
 from wordbrush.provenance import atomic_file
@@ -205,4 +205,4 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, (UsageError, OSError)) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, WordbrushError | OSError) else f"{type(error).__name__}: {text}"

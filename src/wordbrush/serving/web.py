@@ -100,6 +100,12 @@ def build(editor: Editor) -> gr.Blocks:
             show_progress_on=slider,
             api_name="edit",
         )
+        work.success(
+            lambda: gr.DownloadButton(interactive=True),
+            outputs=[download],
+            queue=False,
+            api_visibility="private",
+        )
         work.then(**ready, **buttons)
         cancel.click(events.cancel, outputs=[status], queue=False, cancels=[work], api_name="cancel").then(
             **ready, **buttons
@@ -209,7 +215,7 @@ class _Events:
         settings: Mapping[str, Any],
         home: Path,
         on_step: Callable[[StepInfo], None],
-    ) -> tuple[tuple[str, str], gr.DownloadButton, str]:
+    ) -> tuple[tuple[str, str], str, str]:
         started = time.monotonic()
         picture = open_image(path)
         editor = self._editor.with_settings(**_given(settings))
@@ -222,8 +228,7 @@ class _Events:
         for warning in (notes := [*picture.notes, *result.warnings]):
             gr.Warning(warning)
         line = f"Seed {result.seeds[0]}, {time.monotonic() - started:.1f} s"
-        files = (str(before), str(after))
-        return files, gr.DownloadButton(value=str(after), interactive=True), "\n\n".join([line, *notes])
+        return (str(before), str(after)), str(after), "\n\n".join([line, *notes])
 
 
 class _Cancelled(Exception):
