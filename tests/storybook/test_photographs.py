@@ -54,8 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()}
     monkeypatch.setattr(photographs, "PHOTOGRAPHS", {"pictures": hashes})
     monkeypatch.setattr(photographs, "RESERVED", frozenset({"blue"}))
-    folder = tmp_path / "storybook" / "photographs"
-    folder.mkdir(parents=True)
+    folder = tmp_path / "debian"
+    folder.mkdir()
     files = {f"usr/share/{name}.jpg": data for name, data in pictures.items()}
     (folder / "pictures_1_all.deb").write_bytes(deb({**files, "usr/share/other.jpg": jpeg("green")}))
     return folder

@@ -126,7 +126,7 @@ class PhotoLibrary:
 
         What cannot be fetched is left out with one warning, so the library may be empty.
         """
-        folder = cache_folder() / "storybook" / "photographs"
+        folder = cache_folder() / "debian"
         pictures: list[Image.Image] = []
         problems: list[str] = []
         for package, photographs in PHOTOGRAPHS.items():
