@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -18,6 +18,7 @@ from typer.main import get_command
 import wordbrush
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.outputs import check_outputs, default_output, save_result, variation_paths
+from wordbrush.training import RECIPES
 
 if TYPE_CHECKING:
     from wordbrush.controls import Control
@@ -113,11 +114,20 @@ def _edits(function: Callable[..., None]) -> Callable[..., None]:
     The settings take longer to import than all the rest of `--help`: hence only once the command is used.
     """
 
+    @app.command(function.__name__, cls=_later(lambda: _with_options(function)), help=function.__doc__)
+    def placeholder() -> None: ...
+
+    return function
+
+
+def _later(build: Callable[[], Callable[..., None]]) -> type[TyperCommand]:
+    """A command whose function, and so its flags, `build` makes only once the command is used."""
+
     class Command(TyperCommand):
         @cached_property
         def full(self) -> Any:
             alone = typer.Typer(add_completion=False)
-            alone.command()(_with_options(function))
+            alone.command()(build())
             return get_command(alone)
 
         def get_params(self, ctx: Any) -> Any:
@@ -126,10 +136,7 @@ def _edits(function: Callable[..., None]) -> Callable[..., None]:
         def invoke(self, ctx: Any) -> Any:
             return self.full.invoke(ctx)
 
-    @app.command(function.__name__, cls=Command, help=function.__doc__)
-    def placeholder() -> None: ...  # pyright: ignore[reportUnusedFunction]
-
-    return function
+    return Command
 
 
 def _with_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -146,7 +153,7 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
         function(Setup(**setup, settings=settings), **given)
 
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(function).parameters.values()][1:]
-    run.__signature__ = inspect.Signature([*own, *options, *flags.values()])  # pyright: ignore[reportFunctionMemberAccess]
+    run.__signature__ = inspect.Signature([*own, *options, *flags.values()])
     return run
 
 
@@ -171,7 +178,7 @@ def _describe(control: "Control") -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
+def _progress() -> Generator[Callable[..., None]]:
     """Yields show(text, done, total), which draws a bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda *_: None
@@ -194,7 +201,7 @@ def _show_help(context: typer.Context) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _root(  # pyright: ignore[reportUnusedFunction]
+def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
@@ -332,6 +339,72 @@ def get_model(name: Annotated[str, typer.Argument(help="An embedded name, a path
     from wordbrush.models import resolve
 
     print(resolve(name))
+
+
+def _trains(name: str, help_: str) -> None:
+    """Add `train NAME`; its flags are the fields of the recipe's settings."""
+
+    def build() -> Callable[..., None]:
+        from wordbrush.training.commands import command
+
+        return command(name)
+
+    @train_app.command(name, cls=_later(build), help=help_)
+    def placeholder() -> None: ...
+
+
+for _name, _help in RECIPES.items():
+    _trains(_name, _help)
+
+
+@train_app.command("assemble")
+def assemble_model(
+    work: Annotated[Path, typer.Argument(help="The folder that the recipes trained in.")],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint to write or renew.")],
+) -> None:
+    """Put separately trained parts together as one checkpoint in half precision."""
+    from wordbrush.training.assemble import assemble
+
+    assemble(work, folder)
+    print(folder)
+
+
+@data_app.command("storybook")
+def render_storybook(
+    folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
+    count: Annotated[int, typer.Option(min=1, help="How many edits.")],
+    kind: Annotated[str, typer.Option(help="scenes or photographs.")] = "scenes",
+) -> None:
+    """Render edits of the storybook world; run it again to go on where it stopped."""
+    from wordbrush.storybook.dataset import KINDS, make
+
+    if kind not in KINDS:
+        raise UsageError(f"--kind: one of {', '.join(KINDS)}")
+    print(f"{len(make(folder, count, kind=kind))} edits in {folder}")
+
+
+@evaluate_app.command("storybook")
+def evaluate_storybook(
+    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
+    num: Annotated[int, typer.Option(min=2, help="Held-out edits of each operation.")] = 24,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and grids.")] = Path(
+        "out/evaluate-storybook"
+    ),
+    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
+    text_scale: Annotated[float | None, typer.Option(help="See `wordbrush methods`.")] = None,
+    image_scale: Annotated[float | None, typer.Option(help="See `wordbrush methods`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="See `wordbrush methods`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure a storybook model: its edits, judged by a recogniser, and the models below it."""
+    from wordbrush.evaluation.report import to_json, to_markdown
+    from wordbrush.evaluation.storybook import Options, evaluate
+
+    given = {"text_scale": text_scale, "image_scale": image_scale, "steps": steps}
+    settings = {name: value for name, value in given.items() if value is not None}
+    with _progress() as show:
+        found = evaluate(Options(model, num, output, recogniser, settings), show)
+    print(to_json(found) if as_json else to_markdown(found), end="")
 
 
 @_edits

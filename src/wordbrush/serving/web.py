@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.themes import Soft
 
 from wordbrush.controls import Control, controls
 from wordbrush.errors import UsageError, WordbrushError
@@ -31,7 +31,7 @@ EXAMPLES = (
 
 _INTRO = """# Wordbrush
 Edit a picture by saying what should change. It all happens on the computer that serves this page."""
-_THEME = gr.themes.Soft(primary_hue="violet", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+_THEME = Soft(primary_hue="violet", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 _CSS = ".gradio-container {max-width: 1180px !important; margin: auto}"
 _DAY = 24 * 60 * 60
 
@@ -89,9 +89,9 @@ def build(editor: Editor) -> gr.Blocks:
                 )
                 status = gr.Markdown()
                 download = gr.DownloadButton("Download the result", interactive=False)
-        ready = {"fn": lambda: (gr.Button(interactive=True), gr.Button(interactive=False))}
-        busy = {"fn": lambda: (gr.Button(interactive=False), gr.Button(interactive=True))}
-        buttons = {"outputs": [start, cancel], "queue": False, "api_visibility": "private"}
+        ready: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=True), gr.Button(interactive=False))}
+        busy: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=False), gr.Button(interactive=True))}
+        buttons: dict[str, Any] = {"outputs": [start, cancel], "queue": False, "api_visibility": "private"}
         begun = gr.on([start.click, inputs["instruction"].submit], **busy, **buttons)
         work = begun.then(
             events.edit,
@@ -114,7 +114,7 @@ def build(editor: Editor) -> gr.Blocks:
     return page
 
 
-def _input_column(editor: Editor) -> tuple[dict[str, Component], gr.Button, gr.Button]:
+def _input_column(editor: Editor) -> tuple[dict[str, Any], gr.Button, gr.Button]:
     picture = gr.Image(
         label="Picture", type="filepath", image_mode=None, height=360, sources=["upload", "clipboard"]
     )
@@ -133,7 +133,7 @@ def _input_column(editor: Editor) -> tuple[dict[str, Component], gr.Button, gr.B
     return {"picture": picture, "instruction": instruction, "seed": seed, **settings}, start, cancel
 
 
-def _component(control: Control, value: Any) -> Component:
+def _component(control: Control, value: Any) -> Any:
     """A slider, a number, a choice, a tick box or a line of text, whichever fits the setting."""
     info = control.description[:1].upper() + control.description[1:]
     common: dict[str, Any] = {"label": control.name.replace("_", " ").capitalize(), "info": info}

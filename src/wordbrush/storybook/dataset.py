@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class RenderedEdits:
 
 
 Kind = Literal["scenes", "photographs"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def make(

@@ -1,1 +1,9 @@
-"""Training recipes. Each is a few lines on `loop.train`; each reads and writes standard checkpoint folders."""
+"""Training recipes on one loop; each reads and writes standard checkpoint folders."""
+
+RECIPES = {  # name of the command -> what it does
+    "autoencoder": "Train the autoencoder of a storybook model.",
+    "clip": "Train the storybook's CLIP.",
+    "text-to-image": "Train a text-to-image model from scratch.",
+    "instruct-pix2pix": "Train an editor from a text-to-image model.",
+    "recogniser": "Train the attribute recogniser that judges edits.",
+}

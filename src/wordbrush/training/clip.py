@@ -1,12 +1,13 @@
 """The storybook's CLIP: a stock `CLIPModel`, whose text tower conditions every U-Net.
 
-Trained on (picture, caption) pairs by the symmetric contrastive loss of CLIP (2103.00020, figure 3), and, so that the text
-tower also knows instructions, on (what an edit changed, instruction) pairs: the difference of the two picture embeddings
-against the embedding of the instruction.
+Trained on (picture, caption) pairs by the symmetric contrastive loss of CLIP (2103.00020, figure 3), and, so
+that the text tower also knows instructions, on (what an edit changed, instruction) pairs: the difference of
+the two picture embeddings against the embedding of the instruction.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
 
 CONTEXT = 48  # tokens, start and end included
+_PROJECTION = 192
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-class ClipConfig(LoopConfig):
+class Config(LoopConfig):
     """Defaults of the storybook CLIP."""
 
-    data: Path = Field(description="folder of rendered edits")
+    data: list[Path] = Field(description="folders of rendered edits")
     steps: int = 1500
     batch_size: int = Field(
         64, description="edits per step; each gives two pictures, two captions, one instruction"
@@ -57,17 +59,18 @@ class CaptionedEdits(Dataset[dict[str, Any]]):
             texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
         )
         pair = torch.from_numpy(np.array(self.edits.pair(number))).permute(0, 3, 1, 2).float()
-        return {"pixels": F.interpolate(pair, size=self.image_size, mode="area"), "tokens": tokens.input_ids}
+        pixels = F.interpolate(pair, size=self.image_size, mode="area")
+        return {"pixels": pixels, "tokens": tokens.input_ids, "lengths": tokens.attention_mask.sum(-1)}
 
 
 class ClipRecipe:
     """Trains both towers from scratch."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.edits = RenderedEdits.open(config.data)
+        self.edits = RenderedEdits.open(*config.data)
         if not len(self.edits):
-            raise TrainingError(f"{config.data} holds no rendered edits: render the storybook first")
+            raise TrainingError(f"{config.data[0]} holds no rendered edits: run `wordbrush data storybook`")
         self.tokenizer = train_tokenizer(self.edits.rows)
         self.model: nn.Module = build_clip(config, len(self.tokenizer))
 
@@ -81,7 +84,8 @@ class ClipRecipe:
         clip: Any = getattr(model, "module", model)
         pixels = (tensors["pixels"].flatten(0, 1) / 255.0 - 0.5) / 0.25
         pictures = clip.visual_projection(clip.vision_model(pixels).pooler_output)
-        tokens = tensors["tokens"]
+        # The text tower is causal, so what follows the last end of a text changes nothing but the time.
+        tokens = tensors["tokens"][..., : int(tensors["lengths"].max())]
         texts = clip.text_projection(clip.text_model(tokens.flatten(0, 1)).pooler_output).unflatten(
             0, tokens.shape[:2]
         )
@@ -116,21 +120,31 @@ def contrastive(images: Tensor, texts: Tensor, keys: Tensor, scale: Tensor) -> t
     return loss / 2, hit.float().mean()
 
 
-def build_clip(config: ClipConfig, vocabulary: int) -> CLIPModel:
+def build_clip(config: Config, vocabulary: int) -> CLIPModel:
     """A small CLIP of stock parts; special tokens are the last two, as in CLIP's own vocabulary."""
-    special = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
     text = CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=config.text_width, intermediate_size=4 * config.text_width,
-        num_hidden_layers=config.text_layers, num_attention_heads=config.text_width // 32,
-        max_position_embeddings=CONTEXT, projection_dim=192, **special,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=config.vision_width, intermediate_size=4 * config.vision_width, num_hidden_layers=config.vision_layers,
-        num_attention_heads=config.vision_width // 32, image_size=config.image_size, patch_size=8, projection_dim=192,
-    )  # fmt: skip
-    return CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=192)
+        vocab_size=vocabulary,
+        hidden_size=config.text_width,
+        intermediate_size=4 * config.text_width,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_width // 32,
+        max_position_embeddings=CONTEXT,
+        projection_dim=_PROJECTION,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
     )
+    vision = CLIPVisionConfig(
+        hidden_size=config.vision_width,
+        intermediate_size=4 * config.vision_width,
+        num_hidden_layers=config.vision_layers,
+        num_attention_heads=config.vision_width // 32,
+        image_size=config.image_size,
+        patch_size=8,
+        projection_dim=_PROJECTION,
+    )
+    towers: Any = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
+    return CLIPModel(CLIPConfig(**towers, projection_dim=_PROJECTION))
 
 
 def train_tokenizer(rows: list[dict[str, str]], size: int = 2000) -> CLIPTokenizer:
@@ -138,10 +152,10 @@ def train_tokenizer(rows: list[dict[str, str]], size: int = 2000) -> CLIPTokeniz
     trainer = trainers.BpeTrainer(vocab_size=size - 2, end_of_word_suffix="</w>", show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=None))
-    bpe.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
+    bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )  # pyright: ignore[reportAttributeAccessIssue]
+    )
     keys = ("source_caption", "target_caption", "instruction")
     bpe.train_from_iterator((row[key] for row in rows for key in keys), trainer)
     return clip_tokenizer(bpe)
@@ -149,17 +163,15 @@ def train_tokenizer(rows: list[dict[str, str]], size: int = 2000) -> CLIPTokeniz
 
 def clip_tokenizer(bpe: Tokenizer) -> CLIPTokenizer:
     """A trained BPE as a `CLIPTokenizer`, every character of the alphabet also as the end of a word."""
-    import json
-
     spec = json.loads(bpe.to_str())["model"]
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*characters, *(c + "</w>" for c in characters)]
-    merges = [tuple(pair) for pair in spec["merges"]]
+    merges: Any = [tuple(pair) for pair in spec["merges"]]
     words += [token for token in ("".join(pair) for pair in merges) if token not in set(words)]
     vocabulary = {token: number for number, token in enumerate([*dict.fromkeys(words), _START, _END])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
 
 
-def main(config: ClipConfig) -> None:
+def main(config: Config) -> None:
     """Trains, or goes on training, the CLIP."""
     train(ClipRecipe(config), config)

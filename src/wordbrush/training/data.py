@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
@@ -22,7 +21,7 @@ Latents = np.ndarray[Any, np.dtype[np.float16]]
 
 @dataclass(frozen=True)
 class EncodedEdits:
-    """Rows with the latents (posterior mode, scaled) of both pictures: (n, 2, C, h, w) float16 memory maps."""
+    """Rows with the unscaled latents of both pictures: (n, 2, C, h, w) float16 memory maps."""
 
     latents: list[Latents]
     rows: list[dict[str, str]]
@@ -46,28 +45,25 @@ def encode_edits(autoencoder: Path, *folders: Path) -> EncodedEdits:
         for shard in sorted(folder.glob("*.npy")):
             path = folder / f"latents-{version}" / shard.name
             if not path.exists():
-                model = model or AutoencoderKL.from_pretrained(autoencoder).eval()  # pyright: ignore[reportUnknownMemberType]
+                model = model or AutoencoderTiny.from_pretrained(autoencoder).eval()
                 _encode_shard(model, shard, path)
             latents.append(cast("Latents", np.load(path, mmap_mode="r")))
     return EncodedEdits(latents, RenderedEdits.open(*folders).rows)
 
 
 @torch.inference_mode()
-def _encode_shard(model: AutoencoderKL, shard: Path, path: Path) -> None:
+def _encode_shard(model: AutoencoderTiny, shard: Path, path: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)  # pyright: ignore[reportUnknownMemberType, reportArgumentType]
+    model.to(device)  # pyright: ignore[reportArgumentType]
     pairs = np.load(shard, mmap_mode="r")
     parts: list[np.ndarray[Any, Any]] = []
     for start in range(0, len(pairs), 25):
-        pixels = (
-            torch.from_numpy(pairs[start : start + 25]).to(device).flatten(0, 1).permute(0, 3, 1, 2).float()
-        )
-        output: Any = model.encode(pixels / 127.5 - 1)
-        mode = output.latent_dist.mode() * model.config["scaling_factor"]
-        parts.append(mode.unflatten(0, (-1, 2)).half().cpu().numpy())
+        batch = torch.from_numpy(np.array(pairs[start : start + 25])).to(device)
+        output: Any = model.encode(batch.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        parts.append(output.latents.unflatten(0, (-1, 2)).half().cpu().numpy())
     with path.with_suffix(".partial").open("wb") as file:
         np.save(file, np.concatenate(parts))
-    os.replace(path.with_suffix(".partial"), path)
+    path.with_suffix(".partial").replace(path)
 
 
 class CaptionedLatents(Dataset[dict[str, Any]]):

@@ -1,4 +1,4 @@
-"""InstructPix2Pix: a text-to-image U-Net, its first convolution widened, fine-tuned on (source, instruction, target)."""
+"""InstructPix2Pix: a text-to-image U-Net, widened, fine-tuned on (source, instruction, target)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wordbrush.training.loop import Batch, LoopConfig, move, train
 from wordbrush.training.text_to_image import NOISE_SCHEDULE, TextTower, denoising_loss, fast_on_cpu
 
 
-class InstructPix2PixConfig(LoopConfig):
+class Config(LoopConfig):
     """Defaults of the storybook editor."""
 
     data: list[Path] = Field(description="folders of rendered edits")
@@ -38,12 +38,12 @@ class InstructPix2PixConfig(LoopConfig):
 class InstructPix2PixRecipe:
     """Section 3.2 of InstructPix2Pix (2211.09800)."""
 
-    def __init__(self, config: InstructPix2PixConfig) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self.text = TextTower(config.clip)
         self.edits = encode_edits(config.autoencoder, *config.data)
         self.noise = DDPMScheduler(**NOISE_SCHEDULE)
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(config.init_from)  # pyright: ignore
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(config.init_from)
         if unet.config["in_channels"] == unet.config["out_channels"]:
             unet = widen_input(unet, int(unet.config["out_channels"]))
         self.model: nn.Module = fast_on_cpu(unet)
@@ -65,6 +65,6 @@ class InstructPix2PixRecipe:
         model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
 
 
-def main(config: InstructPix2PixConfig) -> None:
+def main(config: Config) -> None:
     """Trains, or goes on training, the editor."""
     train(InstructPix2PixRecipe(config), config)

@@ -1,18 +1,18 @@
 """One training loop for every recipe: accelerate, EMA, cosine schedule, exact resume, atomic checkpoints.
 
-All randomness of a step comes from (seed, step, process) and every sample from its own index, so a run that was killed
-and started again makes the same weights as one that was not (bit-equal on one process on a CPU in float32).
+All randomness of a step comes from (seed, step, process) and every sample from its own index, so a run that
+was killed and started again makes the same weights as one that was not (bit-equal on one process on a CPU in
+float32).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from wordbrush.diffusion.runtime import prepare_process
 from wordbrush.errors import WordbrushError
 
 Batch = Mapping[str, Any]
@@ -89,8 +90,9 @@ def train(recipe: Recipe, config: LoopConfig) -> int:
     """Runs, or goes on with, a recipe until `steps` or `max_minutes`; returns the step it reached.
 
     Raises:
-        TrainingError: the loss is NaN or infinite (step and sample indices are named), or the state cannot be read.
+        TrainingError: the loss is NaN or infinite (the step is named), or the state cannot be read.
     """
+    prepare_process()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     optimizer = torch.optim.AdamW(
         recipe.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -106,7 +108,7 @@ def train(recipe: Recipe, config: LoopConfig) -> int:
     state = config.output / "state"
     step = _resume(accelerator, state)
     batches = _batches(recipe, config, accelerator, step)
-    meter = _Meter(config, step, accelerator.is_main_process)
+    meter = _Meter(config, step, accelerator.num_processes, accelerator.is_main_process)
     saved = started = time.monotonic()
     while step < config.steps:
         batch = next(batches)
@@ -176,7 +178,7 @@ def _save(accelerator: Accelerator, state: Path, step: int) -> None:
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not final.exists():
-        os.replace(partial, final)
+        partial.replace(final)
         for path in older:
             if path != final:
                 shutil.rmtree(path)
@@ -199,38 +201,42 @@ def _export(
         if ema is not None:
             ema.restore(model.parameters())
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
 
 
 class _Meter:
     """Means of the losses and the rate, every `log_steps` steps, to the terminal and OUTPUT/log.jsonl."""
 
-    def __init__(self, config: LoopConfig, step: int, active: bool) -> None:
-        self.config, self.active = config, active
-        self.sums: dict[str, float] = {}
+    def __init__(self, config: LoopConfig, step: int, num_processes: int, active: bool) -> None:
+        self.log, self.every, self.active = config.output / "log.jsonl", config.log_steps, active
+        self.samples_per_step = config.batch_size * num_processes
         self.first, self.since = step, time.monotonic()
+        self.sums: dict[str, float] = {}
         config.output.mkdir(parents=True, exist_ok=True)
+        rows = self.log.read_text().splitlines() if self.log.exists() else []
+        last: dict[str, float] = json.loads(rows[-1]) if rows else {"samples": 0, "minutes": 0.0}
+        self.samples, self.minutes = last["samples"], last["minutes"]
 
     def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-        if step % self.config.log_steps == 0 and self.active:
+        if step % self.every == 0 and self.active:
             self._write(step)
 
     def _write(self, step: int) -> None:
-        count = step - self.first
-        elapsed = time.monotonic() - self.since
+        count, now = step - self.first, time.monotonic()
+        self.minutes += (now - self.since) / 60
         row: dict[str, float] = {name: round(total / count, 5) for name, total in self.sums.items()}
-        row |= {"step": step, "samples_per_second": round(count * self.config.batch_size / elapsed, 1)}
-        with (self.config.output / "log.jsonl").open("a") as log:
+        self.samples += count * self.samples_per_step
+        row |= {"step": step, "samples": self.samples, "minutes": round(self.minutes, 2)}
+        row["samples_per_second"] = round(count * self.samples_per_step / (now - self.since), 1)
+        with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        self.sums, self.first, self.since = {}, step, time.monotonic()
+        self.sums, self.first, self.since = {}, step, now
 
 
 def move(batch: Batch, model: nn.Module) -> dict[str, Tensor]:
     """The batch's tensors on the model's device."""
     device = next(model.parameters()).device
-    return {
-        key: cast("Tensor", value).to(device) for key, value in batch.items() if isinstance(value, Tensor)
-    }
+    return {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}

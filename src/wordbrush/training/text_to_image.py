@@ -1,4 +1,4 @@
-"""The storybook's text-to-image model: a stock U-Net, v-prediction, conditioned by the storybook CLIP's text tower."""
+"""The storybook's text-to-image model: a stock U-Net conditioned by the storybook CLIP's text tower."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from wordbrush.diffusion.loss import diffusion_target, min_snr_weight
+from wordbrush.models import quiet
 from wordbrush.training.data import CaptionedLatents, encode_edits, tokenise
 from wordbrush.training.loop import Batch, LoopConfig, move, train
 
@@ -25,7 +26,7 @@ NOISE_SCHEDULE: dict[str, Any] = {
 }  # fmt: skip
 
 
-class TextToImageConfig(LoopConfig):
+class Config(LoopConfig):
     """Defaults of the storybook text-to-image model."""
 
     data: list[Path] = Field(description="folders of rendered edits")
@@ -46,7 +47,9 @@ class TextTower:
 
     def __init__(self, clip: Path) -> None:
         self.tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(clip / "tokenizer")
-        self.model: Any = CLIPTextModel.from_pretrained(clip / "text_encoder").eval().requires_grad_(False)
+        with quiet():  # about the picture tower, which stays unused
+            model: Any = CLIPTextModel.from_pretrained(clip / "text_encoder")
+        self.model = model.eval().requires_grad_(False)
         self.null_tokens = tokenise(self.tokenizer, "")
 
     @torch.no_grad()
@@ -60,7 +63,7 @@ class TextTower:
 class TextToImageRecipe:
     """Trains a U-Net from scratch on (latents, caption)."""
 
-    def __init__(self, config: TextToImageConfig) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self.text = TextTower(config.clip)
         self.edits = encode_edits(config.autoencoder, *config.data)
@@ -110,7 +113,7 @@ def denoising_loss(
     return (errors * min_snr_weight(noise, t)).mean()
 
 
-def build_unet(widths: tuple[int, ...], latent_channels: int, text_width: int) -> UNet2DConditionModel:
+def build_unet(widths: list[int], latent_channels: int, text_width: int) -> UNet2DConditionModel:
     """Attention at every size; 32 channels a head."""
     levels = len(widths)
     return UNet2DConditionModel(
@@ -127,12 +130,12 @@ def build_unet(widths: tuple[int, ...], latent_channels: int, text_width: int) -
 
 
 def fast_on_cpu(unet: UNet2DConditionModel) -> nn.Module:
-    """Channels-last everywhere; on a CPU plain attention, whose backward pass is faster than the fused one's."""
+    """Channels-last; on a CPU plain attention, whose backward pass is faster than the fused one's."""
     if not torch.cuda.is_available():
         unet.set_attn_processor(AttnProcessor())
     return unet.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
-def main(config: TextToImageConfig) -> None:
+def main(config: Config) -> None:
     """Trains, or goes on training, the text-to-image model."""
     train(TextToImageRecipe(config), config)

@@ -1,0 +1,67 @@
+"""Separately trained parts put together as one diffusers folder in half precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from transformers import CLIPModel
+
+from wordbrush.training.text_to_image import NOISE_SCHEDULE
+
+_PARTS: dict[str, Any] = {
+    "vae": ("autoencoder/model", AutoencoderTiny),
+    "text_encoder": ("clip/model/text_encoder", CLIPModel),
+    "text_to_image": ("text-to-image/model", UNet2DConditionModel),
+    "unet": ("editor/model", UNet2DConditionModel),
+}
+_INDEX = {
+    "_class_name": "StableDiffusionInstructPix2PixPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def assemble(work: Path, folder: Path) -> None:
+    """Write the checkpoint; a part that is not trained yet stays as it is in `folder`.
+
+    Args:
+        work: The folder in which `runs/storybook.sh` trained.
+        folder: A diffusers folder of `StableDiffusionInstructPix2PixPipeline`, whose `text_encoder/`
+            holds the whole CLIP and whose `text_to_image/` holds the U-Net before it was widened.
+    """
+    for name, (trained, kind) in _PARTS.items():
+        if (work / trained).exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
+    for name, trained in {"tokenizer": "clip/model/tokenizer", "recogniser": "recogniser/model"}.items():
+        if (work / trained).exists():
+            shutil.copytree(work / trained, folder / name, dirs_exist_ok=True)
+    schedule = NOISE_SCHEDULE | {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"}
+    DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    (folder / "training.json").write_text(json.dumps(_budgets(work), indent=2) + "\n")
+
+
+def _budgets(work: Path) -> dict[str, dict[str, float]]:
+    """What each member was trained for, by its log: optimiser steps, samples and minutes."""
+    return {log.parent.name: _budget(log) for log in sorted(work.glob("*/log.jsonl"))}
+
+
+def _budget(log: Path) -> dict[str, float]:
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    last = rows[-1]
+    return {"steps": last["step"], "samples": last["samples"], "minutes": round(last["minutes"], 1)}

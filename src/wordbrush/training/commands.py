@@ -1,0 +1,52 @@
+"""The recipes by name, and their settings as command-line parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from wordbrush.errors import UsageError
+from wordbrush.training import RECIPES
+
+
+def command(name: str) -> Callable[..., None]:
+    """A function whose signature lists the recipe's settings, for typer to make flags of."""
+    recipe: Any = import_module(f"wordbrush.training.{name.replace('-', '_')}")
+    fields: dict[str, FieldInfo] = recipe.Config.model_fields
+
+    def run(**given: Any) -> None:
+        try:
+            config = recipe.Config(**{key: value for key, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            flag = str(first["loc"][0]).replace("_", "-")
+            raise UsageError(f"--{flag}: {first['msg']}") from error
+        recipe.main(config)
+
+    run.__signature__ = inspect.Signature([_parameter(*item) for item in fields.items()])  # pyright: ignore[reportFunctionMemberAccess]
+    run.__doc__ = RECIPES[name]
+    return run
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """An option; None unless given, so that the recipe's own default stands."""
+    default = "" if field.is_required() or field.default is None else f"default {field.default}"
+    text = "; ".join(part for part in (field.description, default) if part)
+    if field.is_required():
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[field.annotation, typer.Option(help=text)],
+        )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[field.annotation | None, typer.Option(help=text)],  # pyright: ignore
+    )
