@@ -50,7 +50,10 @@ def assemble(work: Path, folder: Path) -> None:
     for name, trained in {"tokenizer": "clip/model/tokenizer", "recogniser": "recogniser/model"}.items():
         if (work / trained).exists():
             shutil.copytree(work / trained, folder / name, dirs_exist_ok=True)
-    schedule = NOISE_SCHEDULE | {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"}
+    schedule: dict[str, Any] = NOISE_SCHEDULE | {
+        "algorithm_type": "dpmsolver++",
+        "timestep_spacing": "trailing",
+    }
     DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(_budgets(work), indent=2) + "\n")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset

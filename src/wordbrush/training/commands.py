@@ -29,7 +29,7 @@ def command(name: str) -> Callable[..., None]:
             raise UsageError(f"--{flag}: {first['msg']}") from error
         recipe.main(config)
 
-    run.__signature__ = inspect.Signature([_parameter(*item) for item in fields.items()])  # pyright: ignore[reportFunctionMemberAccess]
+    run.__signature__ = inspect.Signature([_parameter(*item) for item in fields.items()])
     run.__doc__ = RECIPES[name]
     return run
 
@@ -38,15 +38,10 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """An option; None unless given, so that the recipe's own default stands."""
     default = "" if field.is_required() or field.default is None else f"default {field.default}"
     text = "; ".join(part for part in (field.description, default) if part)
-    if field.is_required():
-        return inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=Annotated[field.annotation, typer.Option(help=text)],
-        )
+    kind: Any = field.annotation if field.is_required() else field.annotation | None  # pyright: ignore[reportOptionalOperand]
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[field.annotation | None, typer.Option(help=text)],  # pyright: ignore
+        default=inspect.Parameter.empty if field.is_required() else None,
+        annotation=Annotated[kind, typer.Option(help=text)],
     )
