@@ -1,6 +1,6 @@
-"""What the storybook world is made of: objects, colours, poses, expressions, places, times, weathers and styles.
+"""What the storybook world is made of: things, their colours and looks, places, times, weathers and styles.
 
-Objects are named by us and drawn by the sprite whose English label in emojibase is given here.
+Things have names of the storybook's own; the label is the English one that emojibase gives to the sprite.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of object.
+    """One kind of thing.
 
     Attributes:
         name: The noun of captions and instructions, singular.
@@ -32,12 +32,9 @@ class Thing:
 
 
 _IRREGULAR = {
-    "mouse": "mice", "fox": "foxes", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "octopus": "octopuses",
-    "butterfly": "butterflies", "bus": "buses", "dress": "dresses", "man": "men", "woman": "women",
-    "strawberry": "strawberries", "cherry": "cherries", "torch": "torches", "watch": "watches", "peach": "peaches",
-    "cactus": "cactuses", "moose": "moose", "deer": "deer", "ostrich": "ostriches", "police officer": "police officers",
-    "candy": "candies", "sandwich": "sandwiches", "potato": "potatoes", "tomato": "tomatoes", "box": "boxes",
-    "glass": "glasses", "goose": "geese",
+    "mouse": "mice", "fox": "foxes", "wolf": "wolves", "fish": "fish", "octopus": "octopuses", "deer": "deer",
+    "butterfly": "butterflies", "bus": "buses", "dress": "dresses", "cactus": "cactuses",
+    "strawberry": "strawberries", "man": "men", "woman": "women",
 }  # fmt: skip
 
 
@@ -45,15 +42,15 @@ def _plural(name: str) -> str:
     return _IRREGULAR.get(name, name + "s")
 
 
-def _plain(*names: str, **labels: str) -> list[Thing]:
-    pairs = [(n, n) for n in names] + [(n.replace("_", " "), label) for n, label in labels.items()]
+def _plain(*sprites: str | tuple[str, str]) -> list[Thing]:
+    """Things of one look; a pair where the sprite's label is not the name."""
+    pairs = [(sprite, sprite) if isinstance(sprite, str) else sprite for sprite in sprites]
     return [Thing(name, label, _plural(name)) for name, label in pairs]
 
 
-def _coloured(**sprites: tuple[str, str]) -> list[Thing]:
-    """name -> (label, the colour that the sprite has by itself)."""
-    named = [(name.replace("_", " "), label, hue) for name, (label, hue) in sprites.items()]
-    return [Thing(name, label, _plural(name), hue=hue) for name, label, hue in named]
+def _coloured(*sprites: tuple[str, str, str]) -> list[Thing]:
+    """Things that can be recoloured: name, label, and the colour that the sprite has by itself."""
+    return [Thing(name, label, _plural(name), hue=hue) for name, label, hue in sprites]
 
 
 def _people() -> list[Thing]:
@@ -88,36 +85,31 @@ EXPRESSIONS = {
 THINGS: tuple[Thing, ...] = (
     *_plain(
         "dog", "cat", "fox", "lion", "tiger", "horse", "zebra", "cow", "pig", "camel", "giraffe", "elephant",
-        "mouse", "rabbit", "bear", "koala", "panda", 
-        "kangaroo", "chicken", "penguin", "duck", "owl", "flamingo", "frog", "crocodile", "turtle",
-        "dolphin", "whale", "shark", "crab", "octopus", "snail", "monkey", "wolf", "deer", "unicorn",
-        
-        dinosaur="T-Rex",
+        "mouse", "rabbit", "bear", "koala", "panda", "kangaroo", "chicken", "penguin", "duck", "owl",
+        "flamingo", "frog", "crocodile", "turtle", "dolphin", "whale", "shark", "crab", "octopus", "snail",
+        "monkey", "wolf", "deer", "unicorn", ("dinosaur", "T-Rex"),
     ),
+    *_plain("sunflower", "rose", "cactus", "mushroom", "palm tree", ("pine tree", "evergreen tree")),
     *_plain(
-        "sunflower", "rose", "cactus", "mushroom", palm_tree="palm tree", pine_tree="evergreen tree",
-    ),
-    *_plain(
-        "banana", "pineapple", "strawberry", "watermelon", "carrot", "broccoli", "hamburger", "pizza", "doughnut",
-        "cookie", birthday_cake="birthday cake", ice_cream="soft ice cream", teapot="teapot",
-       
+        "banana", "pineapple", "strawberry", "watermelon", "carrot", "broccoli", "hamburger", "pizza",
+        "doughnut", "cookie", "birthday cake", ("ice cream", "soft ice cream"), "teapot",
     ),
     *_plain(
         "bicycle", "tractor", "airplane", "helicopter", "rocket", "sailboat", "ambulance", "taxi",
-        fire_truck="fire engine", ufo="flying saucer", train="locomotive",
+        ("fire truck", "fire engine"), ("ufo", "flying saucer"), ("train", "locomotive"),
     ),
     *_plain(
-        "guitar", "drum", "camera", "trophy", "house", "castle", "tent", 
-        "chair", "crown", "candle", "robot", "snowman", 
-        teddy_bear="teddy bear", soccer_ball="soccer ball", basketball="basketball", light_bulb="light bulb",
-        christmas_tree="Christmas tree", jack_o_lantern="jack-o-lantern",
+        "guitar", "drum", "camera", "trophy", "house", "castle", "tent", "chair", "crown", "candle", "robot",
+        "snowman", "teddy bear", "soccer ball", "basketball", "light bulb",
+        ("christmas tree", "Christmas tree"), ("jack o lantern", "jack-o-lantern"),
     ),
     *_coloured(
-        car=("automobile", "red"), balloon=("balloon", "red"), apple=("red apple", "red"), book=("blue book", "blue"),
-        umbrella=("umbrella", "purple"), t_shirt=("t-shirt", "blue"), dress=("dress", "blue"), hat=("top hat", "black"),
-        bus=("minibus", "green"), backpack=("backpack", "red"), butterfly=("butterfly", "blue"),
-        fish=("tropical fish", "orange"), tulip=("tulip", "pink"), heart=("red heart", "red"), gift=("wrapped gift", "yellow"),
-        bird=("bird", "blue"), truck=("pickup truck", "blue"),
+        ("car", "automobile", "red"), ("balloon", "balloon", "red"), ("apple", "red apple", "red"),
+        ("book", "blue book", "blue"), ("umbrella", "umbrella", "purple"), ("t shirt", "t-shirt", "blue"),
+        ("dress", "dress", "blue"), ("hat", "top hat", "black"), ("bus", "minibus", "green"),
+        ("backpack", "backpack", "red"), ("butterfly", "butterfly", "blue"),
+        ("fish", "tropical fish", "orange"), ("tulip", "tulip", "pink"), ("heart", "red heart", "red"),
+        ("gift", "wrapped gift", "yellow"), ("bird", "bird", "blue"), ("truck", "pickup truck", "blue"),
     ),
     *_people(),
     *_professions(),
@@ -151,8 +143,8 @@ INDOORS = frozenset({"room", "sea", "moon"})
 
 STYLES: dict[str, str] = {
     "none": "", "pencil": "pencil sketch", "watercolour": "watercolour painting", "pixel": "pixel art",
-    "monochrome": "black and white photo", "sepia": "sepia photo", "oil": "oil painting", "poster": "pop art poster",
-    "blueprint": "blueprint drawing", "neon": "neon drawing",
+    "monochrome": "black and white photo", "sepia": "sepia photo", "oil": "oil painting",
+    "poster": "pop art poster", "blueprint": "blueprint drawing", "neon": "neon drawing",
 }  # fmt: skip
 
 TONES: dict[str, str] = {
