@@ -23,7 +23,7 @@ _HELD_OUT_SHARE = 12  # one (object, place) pair in so many is never seen in tra
 
 @dataclass(frozen=True)
 class Item:
-    """One object of a scene. `scale`, `dx`, `dy`, `flip`, `skin` and `hidden` are never mentioned in words."""
+    """One thing in a scene. `scale`, `dx`, `dy`, `flip`, `skin` and `hidden` are never mentioned in words."""
 
     thing: str
     slot: str
@@ -76,9 +76,11 @@ class Scene:
 
     def with_item(self, index: int, **changes: object) -> Scene:
         """The scene with fields of one item changed."""
-        items = list(self.items)
-        items[index] = replace(items[index], **changes)  # pyright: ignore[reportArgumentType]
-        return replace(self, items=tuple(items))
+        return self.with_items_at(index, replace(self.items[index], **changes))
+
+    def with_items_at(self, index: int, *items: Item) -> Scene:
+        """The scene with other items, or none, in the place of one."""
+        return replace(self, items=(*self.items[:index], *items, *self.items[index + 1 :]))
 
 
 def held_out(thing: str, place: str) -> bool:
@@ -97,7 +99,7 @@ def scene_rng(split: Split, seed: int) -> np.random.Generator:
 
 
 def draw_item(rng: np.random.Generator, slot: str, *, crowd: int, thing: str | None = None) -> Item:
-    """A random item; `crowd` is the number of items that share the scene (fewer are larger)."""
+    """Draw an item; `crowd` is the number of items that share the scene (fewer are larger)."""
     kind = THING[thing] if thing else THINGS[int(rng.integers(len(THINGS)))]
     colour = None
     if kind.hue:
@@ -121,10 +123,10 @@ def draw_item(rng: np.random.Generator, slot: str, *, crowd: int, thing: str | N
 def _draw_slots(rng: np.random.Generator, count: int) -> list[str]:
     if count == 1:
         return ["middle"] if rng.random() < 0.6 else [str(rng.choice(["left", "right"]))]
+    if count == 2 and rng.random() >= 0.7:
+        return [str(slot) for slot in rng.permutation(["left", "middle"])]
     if count == 2:
-        return (
-            ["left", "right"] if rng.random() < 0.7 else [str(s) for s in rng.permutation(["left", "middle"])]
-        )
+        return ["left", "right"]
     return list(SLOTS[:count])
 
 
@@ -138,12 +140,12 @@ def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
 
 
 def draw_photo_scene(rng: np.random.Generator, num_photos: int) -> Scene:
-    """A random crop of one of the photographs."""
+    """Draw a crop of one of the photographs."""
     return Scene(place="photo", photo=int(rng.integers(num_photos)), seed=int(rng.integers(2**31)))
 
 
 def draw_scene(rng: np.random.Generator, split: Split = "train") -> Scene:
-    """A random scene of the split."""
+    """Draw a scene of the split."""
     while True:
         place = str(rng.choice(list(PLACES)))
         outdoors = place not in INDOORS
