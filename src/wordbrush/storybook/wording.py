@@ -14,18 +14,20 @@ _OPENERS = ("", "", "", "a picture of ", "an illustration of ")
 
 # Other words for the same thing; training uses them now and then.
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "dog": ("puppy",), "cat": ("kitty",), "ufo": ("flying saucer",), "car": ("automobile",), "mouse": ("rat",),
-    "doughnut": ("donut",), "hamburger": ("burger",), "airplane": ("plane",), "bicycle": ("bike",), "rabbit": ("bunny",),
-    "fire truck": ("fire engine",), "soccer ball": ("football",), "jack o lantern": ("carved pumpkin",),
-    "t shirt": ("shirt",), "gift": ("present",), "sailboat": ("boat",), "cook": ("chef",), "pine tree": ("fir tree",),
-    "christmas tree": ("decorated tree",), "pig": ("piglet",), "frog": ("toad",), "dinosaur": ("t-rex",),
-    "birthday cake": ("cake",), "taxi": ("cab",), "octopus": ("squid",), "snow": ("winter landscape",),
+    "dog": ("puppy",), "cat": ("kitty",), "ufo": ("flying saucer",), "car": ("automobile",),
+    "mouse": ("rat",), "doughnut": ("donut",), "hamburger": ("burger",), "airplane": ("plane",),
+    "bicycle": ("bike",), "rabbit": ("bunny",), "fire truck": ("fire engine",), "soccer ball": ("football",),
+    "jack o lantern": ("carved pumpkin",), "t shirt": ("shirt",), "gift": ("present",), "sailboat": ("boat",),
+    "cook": ("chef",), "pine tree": ("fir tree",), "christmas tree": ("decorated tree",), "pig": ("piglet",),
+    "frog": ("toad",), "dinosaur": ("t-rex",), "birthday cake": ("cake",), "taxi": ("cab",),
+    "octopus": ("squid",),
 }  # fmt: skip
 
 
 def article(noun: str) -> str:
     """`a` or `an` in front of a noun phrase."""
-    return f"{'an' if noun[0] in 'aeio' or noun.startswith('u') and not noun.startswith(('uf', 'uni')) else 'a'} {noun}"
+    vowel = noun[0] in "aeiou" and not noun.startswith(("uf", "uni"))
+    return f"{'an' if vowel else 'a'} {noun}"
 
 
 def noun(item: Item, *, plural: bool = False, sized: bool = True) -> str:
@@ -48,80 +50,120 @@ def _join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def _counted(item: Item, count: int) -> str:
+    return article(noun(item)) if count == 1 else f"{NUMBERS[count]} {noun(item, plural=True)}"
+
+
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """What the picture shows: things, place, time, weather, style. With `rng`, the opening varies."""
     opener = _OPENERS[int(rng.integers(len(_OPENERS)))] if rng is not None else ""
     if scene.photo is not None:
         what = "a photograph"
     else:
-        things = [
-            article(noun(i)) if n == 1 else f"{NUMBERS[n]} {noun(i, plural=True)}" for i, n in _groups(scene)
-        ]
+        things = [_counted(item, count) for item, count in _groups(scene)]
         what = f"{_join(things)} {PLACES[scene.place]}" if things else f"an empty place {PLACES[scene.place]}"
     where = " ".join(filter(None, (what, TIMES[scene.time], WEATHERS[scene.weather])))
     after = [text for text in (STYLES[scene.style], TONES[scene.tone]) if text]
     return ", ".join([opener + where, *after])
 
 
-# Each operation has its phrasings: the last ones, from `_TEST_SHARE` on, are only for the test split.
+# Each operation has its phrasings: the last ones, a share of `_TEST_SHARE`, are only for the test split.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "replace": (
         "replace the {old} with {a_new}", "turn the {old} into {a_new}", "swap the {old} for {a_new}",
         "change the {old} to {a_new}", "make the {old} {a_new}", "make it {a_new} instead of the {old}",
-        "it should be {a_new}, not {a_old}", "transform the {old} into {a_new}", "have {a_new} instead of the {old}",
-        "let the {old} become {a_new}", "exchange the {old} for {a_new}", "i want {a_new} where the {old} is",
+        "it should be {a_new}, not {a_old}", "transform the {old} into {a_new}",
+        "have {a_new} instead of the {old}", "let the {old} become {a_new}", "exchange the {old} for {a_new}",
+        "i want {a_new} where the {old} is",
     ),
     "remove": (
-        "remove the {old}", "take away the {old}", "delete the {old}", "erase the {old}", "get rid of the {old}",
-        "take the {old} out of the picture", "make the {old} disappear", "no {old} please", "without the {old}",
-        "the {old} should be gone",
+        "remove the {old}", "take away the {old}", "delete the {old}", "erase the {old}",
+        "get rid of the {old}", "take the {old} out of the picture", "make the {old} disappear",
+        "no {old} please", "without the {old}", "the {old} should be gone",
     ),
     "add": (
-        "add {a_new} {at_slot}", "put {a_new} {at_slot}", "place {a_new} {at_slot}",
-        "draw {a_new} {at_slot}", "insert {a_new} {at_slot}", "let there be {a_new} {at_slot}",
-        "i want {a_new} {at_slot}", "give me {a_new} {at_slot} as well",
+        "add {a_new} {at_slot}", "put {a_new} {at_slot}", "place {a_new} {at_slot}", "draw {a_new} {at_slot}",
+        "insert {a_new} {at_slot}", "let there be {a_new} {at_slot}", "i want {a_new} {at_slot}",
+        "give me {a_new} {at_slot} as well",
     ),
-    "add_anywhere": ("add {a_new}", "put {a_new} in the picture", "insert {a_new}", "draw {a_new} too",
-                     "there should also be {a_new}", "include {a_new}"),
+    "add_anywhere": (
+        "add {a_new}", "put {a_new} in the picture", "insert {a_new}", "draw {a_new} too",
+        "there should also be {a_new}", "include {a_new}",
+    ),
     "recolour": (
         "make the {old} {colour}", "change the colour of the {old} to {colour}", "paint the {old} {colour}",
         "turn the {old} {colour}", "recolour the {old} in {colour}", "give the {old} {a_colour} colour",
         "the {old} should be {colour}", "let the {old} be {colour}",
     ),
-    "bigger": ("make the {old} bigger", "make the {old} larger", "enlarge the {old}", "increase the size of the {old}",
-               "the {old} should be bigger", "grow the {old}"),
-    "smaller": ("make the {old} smaller", "shrink the {old}", "reduce the size of the {old}", "make the {old} tiny",
-                "the {old} should be smaller", "scale the {old} down"),
-    "move": ("move the {old} to the {slot}", "put the {old} {at_slot}", "shift the {old} over to the {slot}",
-             "the {old} should be {at_slot}", "bring the {old} over to the {slot}"),
-    "swap": ("swap the {old} and the {other}", "let the {old} and the {other} trade places",
-             "exchange the positions of the {old} and the {other}", "switch the {old} and the {other} around",
-             "the {old} and the {other} should change places"),
-    "count": ("make it {number} {plural}", "there should be {number} {plural}", "show {number} {plural}",
-              "change the number of {plural} to {number}", "i want to see {number} {plural}"),
-    "pose": ("make the {old} {variant}", "the {old} should be {variant}", "let the {old} be {variant}",
-             "change the {old} so that they are {variant}", "have the {old} {variant}", "i want the {old} {variant}"),
-    "expression": ("make the {old} {variant}", "let the face look {variant}", "change the expression to {variant}",
-                   "the face should be {variant}", "give it {a_variant} face", "i want {a_variant} expression"),
+    "bigger": (
+        "make the {old} bigger", "make the {old} larger", "enlarge the {old}",
+        "increase the size of the {old}", "the {old} should be bigger", "grow the {old}",
+    ),
+    "smaller": (
+        "make the {old} smaller", "shrink the {old}", "reduce the size of the {old}", "make the {old} tiny",
+        "the {old} should be smaller", "scale the {old} down",
+    ),
+    "move": (
+        "move the {old} to the {slot}", "put the {old} {at_slot}", "shift the {old} over to the {slot}",
+        "the {old} should be {at_slot}", "bring the {old} over to the {slot}",
+    ),
+    "swap": (
+        "swap the {old} and the {other}", "let the {old} and the {other} trade places",
+        "exchange the positions of the {old} and the {other}", "switch the {old} and the {other} around",
+        "the {old} and the {other} should change places",
+    ),
+    "count": (
+        "make it {number} {plural}", "there should be {number} {plural}", "show {number} {plural}",
+        "change the number of {plural} to {number}", "i want to see {number} {plural}",
+    ),
+    "pose": (
+        "make the {old} {variant}", "the {old} should be {variant}", "let the {old} be {variant}",
+        "change the {old} so that they are {variant}", "have the {old} {variant}",
+        "i want the {old} {variant}",
+    ),
+    "expression": (
+        "make the {old} {variant}", "let the face look {variant}", "change the expression to {variant}",
+        "the face should be {variant}", "give it {a_variant} face", "i want {a_variant} expression",
+    ),
     "background": (
         "change the background to {a_place}", "put it {place_phrase}", "move the scene to {a_place}",
         "make it happen {place_phrase}", "set it {place_phrase}", "replace the background with {a_place}",
         "the background should be {a_place}", "let it take place {place_phrase}",
     ),
-    "day": ("make it day", "turn it into day", "make it daytime", "change it to a bright day", "let it be day", "daylight please"),
-    "sunset": ("make it sunset", "turn it into a sunset", "set it at sunset", "make it evening", "let the sun go down", "sunset please"),
-    "night": ("make it night", "turn it into night", "make it night time", "set it at night", "let it be night", "change the time to night"),
-    "clear": ("make the weather clear", "clear the sky", "stop the bad weather", "make it sunny", "let the weather be fine"),
+    "day": (
+        "make it day", "turn it into day", "make it daytime", "change it to a bright day", "let it be day",
+        "daylight please",
+    ),
+    "sunset": (
+        "make it sunset", "turn it into a sunset", "set it at sunset", "make it evening",
+        "let the sun go down", "sunset please",
+    ),
+    "night": (
+        "make it night", "turn it into night", "make it night time", "set it at night", "let it be night",
+        "change the time to night",
+    ),
+    "clear": (
+        "make the weather clear", "clear the sky", "stop the bad weather", "make it sunny",
+        "let the weather be fine",
+    ),
     "rain": ("make it rain", "add rain", "let it rain", "make it rainy", "it should be raining"),
     "snowfall": ("make it snow", "add falling snow", "let it snow", "make it snowy", "it should be snowing"),
     "fog": ("add fog", "make it foggy", "let there be fog", "cover it in fog", "it should be misty"),
-    "style": ("make it {a_style}", "turn it into {a_style}", "in the style of {a_style}", "draw it as {a_style}",
-              "convert it to {a_style}", "make it look like {a_style}", "render this as {a_style}", "i want {a_style}"),
-    "unstyle": ("make it a normal picture", "remove the style", "turn it back into a normal picture", "undo the style"),
-    "bright": ("make it brighter", "brighten the picture", "more light", "increase the brightness", "lighten it up"),
+    "style": (
+        "make it {a_style}", "turn it into {a_style}", "in the style of {a_style}", "draw it as {a_style}",
+        "convert it to {a_style}", "make it look like {a_style}", "render this as {a_style}",
+        "i want {a_style}",
+    ),
+    "bright": (
+        "make it brighter", "brighten the picture", "more light", "increase the brightness", "lighten it up",
+    ),
     "dark": ("make it darker", "darken the picture", "less light", "decrease the brightness", "dim it"),
-    "vivid": ("make it more colourful", "increase the saturation", "more vivid colours", "make the colours pop"),
-    "pale": ("make it less colourful", "decrease the saturation", "make the colours pale", "fade the colours"),
+    "vivid": (
+        "make it more colourful", "increase the saturation", "more vivid colours", "make the colours pop",
+    ),
+    "pale": (
+        "make it less colourful", "decrease the saturation", "make the colours pale", "fade the colours",
+    ),
     "warm": ("make it warmer", "give it warm colours", "add a warm tone", "warm up the colours"),
     "cool": ("make it cooler", "give it cold colours", "add a cool blue tone", "cool down the colours"),
     "contrast": ("increase the contrast", "more contrast", "make it more contrasty", "boost the contrast"),
@@ -130,9 +172,9 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _TEST_SHARE = 0.25
 _PLACE_NOUNS = {
-    "meadow": "a meadow", "beach": "a beach", "desert": "a desert", "snow": "a snowy field", "forest": "a forest",
-    "city": "a city street", "room": "a living room", "sea": "the bottom of the sea", "mountains": "the mountains",
-    "moon": "the moon",
+    "meadow": "a meadow", "beach": "a beach", "desert": "a desert", "snow": "a snowy field",
+    "forest": "a forest", "city": "a city street", "room": "a living room", "sea": "the bottom of the sea",
+    "mountains": "the mountains", "moon": "the moon",
 }  # fmt: skip
 
 
@@ -144,7 +186,7 @@ def phrasings(operation: str, split: Split) -> tuple[str, ...]:
 
 
 def phrase(rng: np.random.Generator, operation: str, split: Split, **words: str) -> str:
-    """One instruction: a wording of the split, filled in."""
+    """Draw an instruction: a wording of the split, filled in."""
     choices = phrasings(operation, split)
     text = choices[int(rng.integers(len(choices)))].format(**words)
     return text.capitalize() if rng.random() < 0.2 else text
