@@ -1,7 +1,7 @@
 """Rendered edits on disk: shards of pictures (memory-mapped) and rows, made once and read by every recipe.
 
-A shard is `NAME.npy`, uint8 (n, 2, S, S, 3): before and after, and `NAME.jsonl` with one row for each. Shards are made by
-several processes, appear whole or not at all, and are skipped when they exist: making a data set resumes by itself.
+A shard is `NAME.npy`, uint8 (n, 2, S, S, 3): before and after, and `NAME.jsonl` with one row for each. It
+appears whole or not at all, and is skipped when it exists: making a data set resumes by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from wordbrush.storybook.edits import sample_edit, sample_photo_edit
+from wordbrush.storybook.edits import SceneEdit, sample_edit, sample_photo_edit
 from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import Split
@@ -48,11 +48,10 @@ class RenderedEdits:
 
     @classmethod
     def open(cls, *folders: Path) -> RenderedEdits:
-        """All complete shards of the folders, in order."""
+        """Open all complete shards of the folders, in order."""
         names = [name for folder in folders for name in sorted(folder.glob("*.npy"))]
-        rows = [
-            json.loads(line) for name in names for line in name.with_suffix(".jsonl").read_text().splitlines()
-        ]
+        texts = [name.with_suffix(".jsonl").read_text() for name in names]
+        rows = [json.loads(line) for text in texts for line in text.splitlines()]
         return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)
 
 
@@ -69,7 +68,7 @@ def make(
     size: int = 128,
     processes: int | None = None,
 ) -> RenderedEdits:
-    """Renders edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet."""
+    """Render edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet."""
     folder.mkdir(parents=True, exist_ok=True)
     SpriteLibrary.load()  # fetched once, before the processes start
     numbers = [n for n in range(-(-count // SHARD)) if not (folder / f"{n:05d}.npy").exists()]
@@ -93,24 +92,24 @@ def _renderer(size: int) -> Renderer:
     return _renderers[size]
 
 
+def _row(edit: SceneEdit) -> dict[str, str]:
+    return {
+        "instruction": edit.instruction,
+        "source_caption": edit.source_caption,
+        "target_caption": edit.target_caption,
+        "operation": edit.operation,
+        "task": edit.task,
+    }
+
+
 def _make_shard(folder: Path, kind: Kind, split: Split, size: int, number: int) -> int:
     render = _renderer(size)
     draw = sample_edit if kind == "scenes" else sample_photo_edit
     samples = [draw(render, split, number * SHARD + i) for i in range(SHARD)]
-    rows = [
-        {
-            "instruction": s.edit.instruction,
-            "source_caption": s.edit.source_caption,
-            "target_caption": s.edit.target_caption,
-            "operation": s.edit.operation,
-            "task": s.edit.task,
-        }
-        for s in samples
-    ]
     pixels = np.stack([np.stack([np.asarray(s.before), np.asarray(s.after)]) for s in samples])
     final = folder / f"{number:05d}.npy"
-    final.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    final.with_suffix(".jsonl").write_text("".join(json.dumps(_row(s.edit)) + "\n" for s in samples))
     with final.with_suffix(".partial").open("wb") as file:
         np.save(file, pixels)
-    os.replace(final.with_suffix(".partial"), final)
+    final.with_suffix(".partial").replace(final)
     return number
