@@ -1,0 +1,106 @@
+"""The recipes of the storybook, each for two steps on a few rendered edits, and what they make put together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from tests.world import make_small_shards
+
+import wordbrush
+from wordbrush.models import quiet
+from wordbrush.storybook.dataset import RenderedEdits, make
+from wordbrush.storybook.sprites import SpriteLibrary
+from wordbrush.training import autoencoder, clip, instruct_pix2pix, text_to_image
+from wordbrush.training.assemble import assemble
+
+
+@pytest.fixture(scope="module")
+def work(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `runs/storybook.sh` leaves behind, at two steps each."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small_shards(patch, sprites, 8)
+        make(folder / "edits", 16)
+        common: dict[str, Any] = {"data": [folder / "edits"], "steps": 2, "batch_size": 2, "log_steps": 1}
+        autoencoder.main(autoencoder.Config(output=folder / "autoencoder", width=8, **common))
+        small = {"text_width": 32, "text_layers": 1, "vision_width": 32, "vision_layers": 1}
+        clip.main(clip.Config(output=folder / "clip", **small, **common))
+        common |= {"autoencoder": folder / "autoencoder" / "model", "clip": folder / "clip" / "model"}
+        text_to_image.main(text_to_image.Config(output=folder / "text-to-image", widths=[32, 64], **common))
+        base = folder / "text-to-image" / "model"
+        instruct_pix2pix.main(instruct_pix2pix.Config(output=folder / "editor", init_from=base, **common))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(work: Path) -> Path:
+    assemble(work, work / "assembled")
+    return work / "assembled"
+
+
+def test_the_editor_opens_in_diffusers_pipeline(checkpoint: Path):
+    with quiet():
+        pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = Image.linear_gradient("L").convert("RGB").resize((128, 128))
+    assert pipeline("make it night", image=picture, num_inference_steps=2).images[0].size == (128, 128)
+
+
+def test_the_text_to_image_model_opens_in_diffusers_pipeline(checkpoint: Path):
+    with quiet():
+        unet = UNet2DConditionModel.from_pretrained(checkpoint, subfolder="text_to_image")
+        parts = StableDiffusionInstructPix2PixPipeline.from_pretrained(checkpoint).components
+    pipeline = StableDiffusionPipeline(**(parts | {"unet": unet}))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a dog on a beach", num_inference_steps=2).images[0].size == (128, 128)
+
+
+def test_the_editor_opens_in_wordbrush(checkpoint: Path):
+    editor = wordbrush.load(str(checkpoint), steps=2)
+    picture = Image.linear_gradient("L").convert("RGB").resize((200, 120))
+    result = editor.edit(wordbrush.EditRequest(image=picture, instruction="make it night", seed=0))
+    assert result.images[0].size == (200, 120)
+
+
+def test_weights_are_stored_in_half_precision(checkpoint: Path):
+    from safetensors import safe_open
+
+    for path in checkpoint.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        assert kinds <= {"F16", "I64"}, path
+
+
+def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
+    base = UNet2DConditionModel.from_pretrained(work / "text-to-image" / "model").eval()
+    config = instruct_pix2pix.Config(
+        output=work / "unused", data=[work / "edits"], steps=1, autoencoder=work / "autoencoder" / "model",
+        clip=work / "clip" / "model", init_from=work / "text-to-image" / "model",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordbrush.training.data.SHARD", 8)
+        patch.setattr("wordbrush.storybook.dataset.SHARD", 8)
+        recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
+    latents, image, text = torch.randn(2, 12, 16, 16), torch.randn(2, 12, 16, 16), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        expected = base(latents, 7, text).sample
+        found = recipe.model.eval()(torch.cat([latents, image], 1), 7, text).sample
+    assert torch.allclose(expected, found, atol=1e-4)
+
+
+def test_equal_captions_are_no_negatives():
+    keys = torch.tensor([[1, 2], [1, 2], [3, 4]])
+    images = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), dim=-1)
+    loss, recall = clip.contrastive(images, images, keys, torch.tensor(50.0))
+    assert recall == 1 and loss < 1.4  # two thirds of the pictures have two right answers: ln 2 each
+
+
+def test_the_tokenizer_reads_any_text(work: Path):
+    tokenizer = clip.train_tokenizer(RenderedEdits.open(work / "edits").rows)
+    for text in ("turn the dog into a panda", "naïve 日本 !?", ""):
+        ids = tokenizer(text).input_ids
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
