@@ -20,7 +20,7 @@ def make_small_shards(patch: pytest.MonkeyPatch, sprites: SpriteLibrary, count: 
     """Shards of `count` edits, rendered in this process and without photographs, which are large to fetch."""
     patch.setattr(dataset, "SHARD", count)
     patch.setattr(dataset, "_in_processes", lambda work, numbers, processes: map(work, numbers))
-    patch.setattr(dataset, "_renderer", lambda size: Renderer(sprites, size=size))
+    patch.setattr(dataset, "_renderer", lambda kind, split, size: Renderer(sprites, size=size))
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,13 @@ class Denoise:
 
 
 def settings(output: Path, **changes: Any) -> LoopConfig:
-    given: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 2, "log_steps": 2}
+    given: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "log_steps": 2,
+    }
     return LoopConfig(output=output, **(given | changes))
 
 
@@ -60,7 +66,9 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_a_run_in_pieces_makes_the_same_weights_to_the_bit(tmp_path: Path, ema: float | None):
     train(Denoise(), settings(tmp_path / "whole", ema_decay=ema))
-    reached = [train(Denoise(), settings(tmp_path / "pieces", ema_decay=ema, max_minutes=0)) for _ in range(6)]
+    reached = [
+        train(Denoise(), settings(tmp_path / "pieces", ema_decay=ema, max_minutes=0)) for _ in range(6)
+    ]
     assert reached == [1, 2, 3, 4, 5, 6]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "pieces"))
 

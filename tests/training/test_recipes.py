@@ -1,4 +1,4 @@
-"""The recipes of the storybook, each for two steps on a few rendered edits, and what they make put together."""
+"""The storybook's recipes, two steps each on a few rendered edits, and what they make, put together."""
 
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,7 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
         output=work / "unused", data=[work / "edits"], steps=1, autoencoder=work / "autoencoder" / "model",
         clip=work / "clip" / "model", init_from=work / "text-to-image" / "model",
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordbrush.training.data.SHARD", 8)
-        patch.setattr("wordbrush.storybook.dataset.SHARD", 8)
-        recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
+    recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
     latents, image, text = torch.randn(2, 12, 16, 16), torch.randn(2, 12, 16, 16), torch.randn(2, 5, 32)
     with torch.no_grad():
         expected = base(latents, 7, text).sample
@@ -103,4 +100,6 @@ def test_the_tokenizer_reads_any_text(work: Path):
     for text in ("turn the dog into a panda", "naïve 日本 !?", ""):
         ids = tokenizer(text).input_ids
         assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(
+            " ", ""
+        )

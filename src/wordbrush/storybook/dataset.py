@@ -6,10 +6,11 @@ appears whole or not at all, and is skipped when it exists: making a data set re
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ class RenderedEdits:
 
     def pair(self, index: int) -> Pixels:
         """(2, S, S, 3) uint8."""
-        return self.pixels[index // SHARD][index % SHARD]
+        return row_of(self.pixels, index)
 
     @classmethod
     def open(cls, *folders: Path) -> RenderedEdits:
@@ -53,6 +54,12 @@ class RenderedEdits:
         texts = [name.with_suffix(".jsonl").read_text() for name in names]
         rows = [json.loads(line) for text in texts for line in text.splitlines()]
         return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)
+
+
+def row_of(shards: Sequence[np.ndarray[Any, Any]], index: int) -> np.ndarray[Any, Any]:
+    """Row `index` of shards that are all as long as the first one."""
+    number, row = divmod(index, len(shards[0]))
+    return shards[number][row]
 
 
 Kind = Literal["scenes", "photographs"]
@@ -68,9 +75,14 @@ def make(
     size: int = 128,
     processes: int | None = None,
 ) -> RenderedEdits:
-    """Render edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet."""
+    """Render edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet.
+
+    Where no photographs can be had, there are no edits of the kind "photographs": the result is empty.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     SpriteLibrary.load()  # fetched once, before the processes start
+    if kind == "photographs" and not len(PhotoLibrary.load(split)):
+        return RenderedEdits.open(folder)
     numbers = [n for n in range(-(-count // SHARD)) if not (folder / f"{n:05d}.npy").exists()]
     for number in _in_processes(partial(_make_shard, folder, kind, split, size), numbers, processes):
         print(f"rendered shard {number} of {folder}", flush=True)
@@ -82,14 +94,11 @@ def _in_processes(work: Callable[[int], int], numbers: list[int], processes: int
         yield from pool.imap_unordered(work, numbers)
 
 
-_renderers: dict[int, Renderer] = {}
-
-
-def _renderer(size: int) -> Renderer:
+@functools.cache
+def _renderer(kind: Kind, split: Split, size: int) -> Renderer:
     """One renderer in each process: its sprites stay decoded from shard to shard."""
-    if size not in _renderers:
-        _renderers[size] = Renderer(SpriteLibrary.load(), PhotoLibrary.load(), size)
-    return _renderers[size]
+    photos = PhotoLibrary.load(split) if kind == "photographs" else None
+    return Renderer(SpriteLibrary.load(), photos, size)
 
 
 def _row(edit: SceneEdit) -> dict[str, str]:
@@ -103,7 +112,7 @@ def _row(edit: SceneEdit) -> dict[str, str]:
 
 
 def _make_shard(folder: Path, kind: Kind, split: Split, size: int, number: int) -> int:
-    render = _renderer(size)
+    render = _renderer(kind, split, size)
     draw = sample_edit if kind == "scenes" else sample_photo_edit
     samples = [draw(render, split, number * SHARD + i) for i in range(SHARD)]
     pixels = np.stack([np.stack([np.asarray(s.before), np.asarray(s.after)]) for s in samples])

@@ -291,7 +291,7 @@ def _style(rng: np.random.Generator, scene: Scene) -> _Change | None:
 
 def _tone(rng: np.random.Generator, scene: Scene) -> _Change:
     tone = _other(rng, TONES, "none")
-    return replace(scene, tone=tone, style="none"), tone, {}
+    return replace(scene, tone=tone), tone, {}
 
 
 _OPERATIONS: dict[str, _Draw] = {

@@ -50,6 +50,7 @@ def assemble(work: Path, folder: Path) -> None:
     for name, trained in {"tokenizer": "clip/model/tokenizer", "recogniser": "recogniser/model"}.items():
         if (work / trained).exists():
             shutil.copytree(work / trained, folder / name, dirs_exist_ok=True)
+    _load_as_float32(folder / "text_encoder" / "config.json")
     schedule: dict[str, Any] = NOISE_SCHEDULE | {
         "algorithm_type": "dpmsolver++",
         "timestep_spacing": "trailing",
@@ -57,6 +58,15 @@ def assemble(work: Path, folder: Path) -> None:
     DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(_budgets(work), indent=2) + "\n")
+
+
+def _load_as_float32(config: Path) -> None:
+    """Transformers loads in the precision that the configuration names, diffusers in float32: let them agree."""
+    if config.exists():
+        settings = json.loads(config.read_text()) | {"dtype": "float32"}
+        for tower in ("text_config", "vision_config"):
+            settings[tower]["dtype"] = "float32"
+        config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _budgets(work: Path) -> dict[str, dict[str, float]]:

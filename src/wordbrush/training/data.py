@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
-from wordbrush.storybook.dataset import SHARD, RenderedEdits
+from wordbrush.storybook.dataset import RenderedEdits, row_of
 
 Latents = np.ndarray[Any, np.dtype[np.float16]]
 
@@ -31,7 +31,7 @@ class EncodedEdits:
 
     def pair(self, index: int) -> Tensor:
         """(2, C, h, w) float32."""
-        return torch.from_numpy(np.array(self.latents[index // SHARD][index % SHARD], dtype=np.float32))
+        return torch.from_numpy(np.array(row_of(self.latents, index), dtype=np.float32))
 
 
 def encode_edits(autoencoder: Path, *folders: Path) -> EncodedEdits:
