@@ -15,7 +15,11 @@ PAIRS="${PAIRS:-10000}"
 "$WORDBRUSH" data storybook "$WORK/edits" --count "$PAIRS"
 "$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 10)) --kind photographs
 
-"$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder"
+# Small crops first, many steps for little; then larger ones, in which few pixels see a border.
+"$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder" \
+  --steps "${AUTOENCODER_STEPS:-6000}"
+"$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder" \
+  --steps $((${AUTOENCODER_STEPS:-6000} * 3 / 2)) --crop 64 --batch-size 8
 "$WORDBRUSH" train clip --data "$WORK/edits" --output "$WORK/clip"
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" --output "$WORK/text-to-image" \
   --autoencoder "$WORK/autoencoder/model" --clip "$WORK/clip/model"

@@ -130,10 +130,12 @@ def _weather(canvas: Array, depth: Array, scene: Scene) -> Array:
         amount = (0.22 + 0.50 * depth)[..., None]
         return canvas * (1 - amount) + (veil + 0.12) * amount
     if scene.weather == "rain":
-        return 0.72 * canvas + 0.10 * veil + 0.42 * _streaks(rng, size)
+        wet = 0.72 * canvas + 0.10 * veil + 0.42 * _streaks(rng, size)
+        return wet.astype(np.float32, copy=False)
     if scene.weather == "snowfall":
         cover = _flakes(rng, size)
-        return (0.80 * canvas + 0.20 * veil) * (1 - cover) + cover
+        white = (0.80 * canvas + 0.20 * veil) * (1 - cover) + cover
+        return white.astype(np.float32, copy=False)
     return canvas
 
 

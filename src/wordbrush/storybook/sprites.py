@@ -184,7 +184,8 @@ def _dominant(hue: Array, saturation: Array, weight: Array) -> Array:
     histogram, _ = np.histogram(hue, bins=36, range=(0, 360), weights=weight)
     dominant = 10.0 * float(np.argmax(histogram)) + 5.0
     apart = np.abs((hue - dominant + 180.0) % 360.0 - 180.0)
-    return np.clip((60.0 - apart) / 20.0, 0, 1) * np.clip((saturation - 0.12) / 0.15, 0, 1)
+    near, strong = np.clip((60.0 - apart) / 20.0, 0, 1), np.clip((saturation - 0.12) / 0.15, 0, 1)
+    return (near * strong).astype(np.float32, copy=False)
 
 
 def _paint(value: Array, saturation: Array, colour: str) -> Array:
