@@ -63,7 +63,8 @@ def _unet_name(unet: Any, key: str) -> str:
 
 def _in_resnet(name: str) -> str:
     for ours, original in _RESNET.items():
-        name = re.sub(rf"((?:input|output)_blocks\.\d+\.0|middle_block\.\d)\.{ours}\.", rf"\1.{original}.", name)
+        block = r"((?:input|output)_blocks\.\d+\.0|middle_block\.\d)"
+        name = re.sub(rf"{block}\.{ours}\.", rf"\1.{original}.", name)
     return name
 
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -13,13 +14,18 @@ import resource, sys, torch
 from wordbrush.diffusion.runtime import prepare_process
 if sys.argv[1] == "set":
     prepare_process()
-x = torch.zeros(10 << 20)
+torch.set_num_threads(1)
+layers = [layer for _ in range(6) for layer in (torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.SiLU())]
+network = torch.nn.Sequential(*layers)
+def train():
+    network(torch.zeros(8, 16, 96, 96)).sum().backward()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-x + 1
+for _ in range(4):
+    train()
 start = faults()
 for _ in range(4):
-    x + 1
+    train()
 print(faults() - start)
 """
 
@@ -63,12 +69,16 @@ def test_bf16_needs_the_instructions(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_the_allocator_keeps_freed_memory() -> None:
-    """40 MiB freed and taken again is 10240 page faults a time, unless the allocator keeps it."""
+    """The activations of a pass are freed and taken again: page faults, unless the allocator keeps them."""
+
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
     def faults(mode: str) -> int:
-        run = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True, env=plain
+        )
         return int(run.stdout)
 
     if not runtime._keep_freed_memory():
         pytest.skip("another C library than glibc")
-    assert faults("set") < 0.1 * faults("default")
+    assert faults("set") < 0.5 * faults("default")

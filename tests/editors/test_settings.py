@@ -13,7 +13,7 @@ def test_every_setting_has_a_default_and_a_description(name: str) -> None:
     method = find_method(name)
     for field in method.settings_fields():
         assert field.default.description, field.name  # pyright: ignore
-        assert len(field.default.description) < 110  # pyright: ignore
+        assert len(field.default.description) < 120  # pyright: ignore
     assert method.settings() == make_settings(method.settings, {})
 
 

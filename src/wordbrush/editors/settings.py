@@ -41,8 +41,7 @@ class InstructPix2PixSettings:
     guidance_end: float = Field(1.0, ge=0, le=1, description="fraction of the steps where guidance ends")
     detail: bool | None = Field(
         None,
-        description="carry the original's detail over where the edit changed nothing "
-        "(default: where the picture is larger than the working size)",
+        description="carry the original's detail over (default: where the picture exceeds the working size)",
     )
     tiled_vae: bool = Field(False, description="decode in tiles: less memory for a large size, faint seams")
 

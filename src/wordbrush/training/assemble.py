@@ -61,7 +61,7 @@ def assemble(work: Path, folder: Path) -> None:
 
 
 def _load_as_float32(config: Path) -> None:
-    """Transformers loads in the precision that the configuration names, diffusers in float32: let them agree."""
+    """Transformers loads in the precision that is named here, diffusers in float32: let them agree."""
     if config.exists():
         settings = json.loads(config.read_text()) | {"dtype": "float32"}
         for tower in ("text_config", "vision_config"):
