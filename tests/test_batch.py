@@ -134,33 +134,53 @@ def test_an_unusable_job_file_or_folder_is_refused(folder: Path, editor: Editor)
         run(write_jobs(folder, "{}"), editor)
 
 
-def test_killed_and_run_again_it_loses_and_repeats_nothing(folder: Path, tiny_checkpoint: Path):
-    num = 20
-    jobs = write_jobs(folder, *({"image": "in.png", "instruction": "a", "seed": k} for k in range(num)))
-    out = folder / "out"
-    words = ["batch", str(jobs), "--out", str(out), "--model", str(tiny_checkpoint), "--steps", "10"]
-    command = [sys.executable, "-m", "wordbrush.cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from PIL import ImageOps
+from wordbrush.batch import Batch
+from wordbrush.types import EditResult
+
+class Inverter:
+    def edit(self, request, *, on_step=None):
+        time.sleep(0.1)
+        return EditResult([ImageOps.invert(request.image)], [request.seed], {"method": "invert"})
+
+jobs = Path(sys.argv[1])
+print(Batch(jobs, jobs.parent / "out", made_with={}).run(Inverter))
+"""
+
+
+def test_killed_and_run_again_it_loses_and_repeats_nothing(tmp_path: Path):
+    num = 30
+    Image.new("RGB", (48, 32), "red").save(tmp_path / "in.png")
+    jobs = write_jobs(tmp_path, *({"image": "in.png", "instruction": "a", "seed": k} for k in range(num)))
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", PROGRAM, str(jobs)]
+    process = subprocess.Popen(command)
     log = out / "results.jsonl"
-    deadline = time.monotonic() + 300
-    while not (log.exists() and log.read_bytes().count(b"\n") >= 3):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
+    try:
+        while not (log.exists() and log.read_bytes().count(b"\n") >= 3):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.kill()
     assert process.wait() == (-signal.SIGKILL if sys.platform != "win32" else 1)
 
-    before = {entry["row"]: entry for line in log.read_bytes().splitlines(True) if line.endswith(b"\n")
-              for entry in [json.loads(line)]}  # fmt: skip
+    lines = log.read_bytes().split(b"\n")[:-1]
+    before = {entry["row"]: entry for entry in map(json.loads, lines)}
     times = {row: (out / f"{row:06d}.png").stat().st_mtime_ns for row in before}
     assert 3 <= len(before) < num
 
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{num - len(before)} rows done, 0 failed, {len(before)} done before" in again.stdout
+    report = BatchReport(done=num - len(before), failed=0, skipped=len(before))
+    assert again.stdout.strip() == str(report)
     after = results(out)
     assert sorted(entry["row"] for entry in after) == list(range(num))
     assert all(entry == before[entry["row"]] for entry in after if entry["row"] in before)
     assert all((out / f"{row:06d}.png").stat().st_mtime_ns == stamp for row, stamp in times.items())
+    assert all(
+        open_image(out / f"{row:06d}.png").image.getpixel((0, 0)) == (0, 255, 255) for row in range(num)
+    )
     names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
     assert names == {f"{row:06d}.png" for row in range(num)} | {"results.jsonl"}
-    assert all(open_image(out / f"{row:06d}.png").image.size == (48, 32) for row in range(num))

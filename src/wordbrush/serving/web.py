@@ -71,7 +71,7 @@ def launch(page: gr.Blocks, *, host: str, port: int | None) -> tuple[Any, str, s
             theme=_THEME,
             css=_CSS,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # gradio says either when the page does not answer
         raise WordbrushError(f"cannot listen at {host}, port {port}: try another --port") from error
 
 

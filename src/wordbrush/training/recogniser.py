@@ -48,8 +48,8 @@ class Config(LoopConfig):
     batch_size: int = Field(32, description="pictures per step; each gives two slots")
     learning_rate: float = 2e-3
     weight_decay: float = Field(0.05, ge=0)
-    item_widths: tuple[int, ...] = (32, 64, 128, 176)
-    picture_widths: tuple[int, ...] = (24, 48, 80, 112)
+    item_widths: list[int] = [32, 64, 128, 176]
+    picture_widths: list[int] = [24, 48, 80, 112]
 
 
 class LabelledPictures(Dataset[dict[str, Any]]):
