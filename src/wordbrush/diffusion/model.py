@@ -244,7 +244,8 @@ def _check(path: Path, pipe: Any) -> None:
     for name, part in parts.items():
         if isinstance(part, nn.Module) and any(p.is_meta for p in part.parameters()):
             raise ModelError(f"the checkpoint {path} is damaged: weights of its {name} are missing")
-        if name.startswith("tokenizer") and part and len(part) <= len(part.all_special_ids):
+    for name, tokenizer in parts.items():
+        if name.startswith("tokenizer") and tokenizer and len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ModelError(f"the checkpoint {path} is damaged: its {name} has no vocabulary")
 
 

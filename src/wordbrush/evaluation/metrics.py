@@ -52,7 +52,8 @@ class Mean:
         values = np.asarray(samples, dtype=float)
         draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
         low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
-        return cls(*(round(float(x), 4) for x in (values.mean(), low, high)), len(values))
+        mean, low, high = (round(float(x), 4) for x in (values.mean(), low, high))
+        return cls(mean, low, high, len(values))
 
     def as_json(self) -> dict[str, float]:
         """The fields."""

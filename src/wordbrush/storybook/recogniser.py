@@ -123,7 +123,7 @@ def slot_facts(scene: Scene, slot: str) -> Facts:
 
 
 def _is_clear(scene: Scene, number: int, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return False
     seen = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
@@ -157,7 +157,11 @@ class Tower(nn.Module):
 
     def __init__(self, widths: Sequence[int], side: int, heads: Mapping[str, int]) -> None:
         super().__init__()
-        sizes = {"embedding_size": widths[0], "hidden_sizes": list(widths), "depths": [1] * len(widths)}
+        sizes: dict[str, Any] = {
+            "embedding_size": widths[0],
+            "hidden_sizes": list(widths),
+            "depths": [1] * len(widths),
+        }
         self.backbone = ResNetModel(ResNetConfig(**sizes, layer_type="basic"))
         extent, width = -(-side // 2 ** (len(widths) + 1)), widths[-1]
         # Unlike a mean, it can tell what is in the centre from what is beside it.
@@ -265,4 +269,5 @@ def _names(scores: Mapping[str, Tensor], labels: Mapping[str, Sequence[str]]) ->
     """The most likely label of each attribute, for each of the batch."""
     best = {name: score.argmax(-1).tolist() for name, score in scores.items()}
     count = len(next(iter(best.values())))
-    return [{name: labels[name][best[name][i]] for name in best} for i in range(count)]
+    found: list[Facts] = [{name: labels[name][int(best[name][i])] for name in best} for i in range(count)]
+    return found

@@ -38,10 +38,10 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """An option; None unless given, so that the recipe's own default stands."""
     default = "" if field.is_required() or field.default is None else f"default {field.default}"
     text = "; ".join(part for part in (field.description, default) if part)
-    kind: Any = field.annotation if field.is_required() else field.annotation | None  # pyright: ignore[reportOptionalOperand]
+    kind: Any = field.annotation
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if field.is_required() else None,
-        annotation=Annotated[kind, typer.Option(help=text)],
+        annotation=Annotated[kind if field.is_required() else kind | None, typer.Option(help=text)],
     )

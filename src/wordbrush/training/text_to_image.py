@@ -36,9 +36,7 @@ class Config(LoopConfig):
     batch_size: int = 64
     learning_rate: float = 8e-4
     ema_decay: float | None = 0.999
-    widths: tuple[int, ...] = Field(
-        (64, 128, 160), description="channels at 16, 8 and 4 latents for a 128 px picture"
-    )
+    widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
     text_dropout: float = Field(0.1, ge=0, le=1, description="share of samples that lose their caption")
 
 
@@ -116,16 +114,19 @@ def denoising_loss(
 def build_unet(widths: list[int], latent_channels: int, text_width: int) -> UNet2DConditionModel:
     """Attention at every size; 32 channels a head."""
     levels = len(widths)
+    sizes: dict[str, Any] = {
+        "block_out_channels": tuple(widths),
+        "attention_head_dim": tuple(width // 32 for width in widths),  # diffusers' name for their number
+    }
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        block_out_channels=widths,
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         cross_attention_dim=text_width,
-        attention_head_dim=tuple(width // 32 for width in widths),
+        **sizes,
     )
 
 
