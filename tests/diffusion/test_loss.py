@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
-from tests import tiny
 
+from tests import tiny
 from wordbrush.diffusion.loss import conditioning_dropout, diffusion_target, min_snr_weight
 
 LATENTS, NOISE, T = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])

@@ -11,11 +11,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tests import tiny
-from tests.diffusion.original_layout import single_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionConfig
 
+from tests import tiny
+from tests.diffusion.original_layout import single_file
 from wordbrush.diffusion.model import LatentDiffusion, offload_networks
 from wordbrush.errors import ModelError, UsageError
 from wordbrush.models import quiet

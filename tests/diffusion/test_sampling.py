@@ -3,9 +3,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
+from tests import tiny
 from wordbrush.diffusion.conditioning import Conditioning, widen_input
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
 

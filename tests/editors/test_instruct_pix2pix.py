@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests import tiny
 
 import wordbrush
+from tests import tiny
 from wordbrush import DeviceError, EditRequest, ImageError, ModelError, StepInfo, UsageError
 from wordbrush.editors import instruct_pix2pix
 from wordbrush.editors.instruct_pix2pix import InstructPix2Pix

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests import tiny
 from torch import Tensor
 
 import wordbrush
+from tests import tiny
 from wordbrush import EditRequest, images
 
 SCHEDULERS = {

@@ -102,8 +102,9 @@ def test_clip_recall_counts_right_captions(render: Renderer, tmp_path: Path, mon
 
 
 def save_clip(folder: Path) -> None:
-    from tests import tiny
     from transformers import CLIPConfig, CLIPModel
+
+    from tests import tiny
 
     text = tiny.text_config().to_dict()
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.world import make_small_shards
 
+from tests.world import make_small_shards
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.edits import sample_edit
 from wordbrush.storybook.render import Renderer

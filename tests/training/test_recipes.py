@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from tests.world import make_small_shards
 
 import wordbrush
+from tests.world import make_small_shards
 from wordbrush.models import quiet
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.sprites import SpriteLibrary

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.world import make_small_shards
 from torch.utils.data import default_collate
 
+from tests.world import make_small_shards
 from wordbrush.storybook.dataset import make
 from wordbrush.storybook.recogniser import ITEM_LABELS, PICTURE_LABELS, Recogniser
 from wordbrush.storybook.sprites import SpriteLibrary
