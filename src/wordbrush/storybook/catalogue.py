@@ -34,7 +34,8 @@ class Thing:
 _IRREGULAR = {
     "mouse": "mice", "fox": "foxes", "wolf": "wolves", "fish": "fish", "octopus": "octopuses", "deer": "deer",
     "butterfly": "butterflies", "bus": "buses", "dress": "dresses", "cactus": "cactuses",
-    "strawberry": "strawberries", "man": "men", "woman": "women",
+    "strawberry": "strawberries", "broccoli": "broccoli", "trophy": "trophies", "snowman": "snowmen",
+    "man": "men", "woman": "women",
 }  # fmt: skip
 
 

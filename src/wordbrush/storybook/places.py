@@ -53,9 +53,9 @@ def _halve(picture: Image.Image) -> Array:
 
 
 def _smooth_noise(rng: np.random.Generator, size: int) -> Array:
-    """(size, size) in about [0, 1]: three octaves of interpolated noise."""
+    """(size, size) in about [0, 1]: two octaves of interpolated noise."""
     total = np.zeros((size, size), dtype=np.float32)
-    for cells, weight in ((5, 0.45), (15, 0.3), (48, 0.25)):
+    for cells, weight in ((5, 0.6), (15, 0.4)):
         grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
         total += weight * np.asarray(grid.resize((size, size), Image.Resampling.BILINEAR))
     return total
@@ -103,10 +103,12 @@ class _Layer:
             points = [(x, top), (x - wide, top + 0.45 * height), (x + wide, top + 0.45 * height)]
             self.draw.polygon(points, fill=fill)
 
-    def stars(self, places: list[tuple[float, float]], fill: tuple[int, ...]) -> None:
-        """A dot at each place."""
+    def stars(self, places: list[tuple[float, float]], fill: Colour) -> None:
+        """A glowing dot at each place, as large as an f8 latent can keep."""
+        r, (red, green, blue) = 0.012 * self.size, fill
         for x, y in places:
-            self.draw.ellipse((x - 1, y - 1, x + 1.5, y + 1.5), fill=fill)
+            for grow, strength in ((1.6, 70), (1.0, 230)):
+                self.disc(x, y, grow * r, grow * r, (red, green, blue, strength))
 
 
 def _draw_sky(picture: Image.Image, time: str, weather: str, rng: np.random.Generator) -> None:
@@ -115,10 +117,10 @@ def _draw_sky(picture: Image.Image, time: str, weather: str, rng: np.random.Gene
     picture.paste(_gradient(size, *_sky_colours(time, weather)))
     x, y = rng.uniform(0.12, 0.88) * size, rng.uniform(0.1, 0.22) * size
     clouds = [(rng.uniform(0, 1), rng.uniform(0.06, 0.34), rng.uniform(0.05, 0.11)) for _ in range(3)]
-    stars = rng.random((60, 2)) * (size, size * HORIZON)
+    stars = rng.random((14, 2)) * (size, size * HORIZON)
     layer = _Layer(ImageDraw.Draw(picture, "RGBA"), size, rng)
     if time == "night":
-        layer.stars(stars.tolist(), (255, 255, 230, 220))
+        layer.stars(stars.tolist(), (255, 255, 230))
         _crescent(layer, x, y)
         return
     _sun(layer, x, y if time == "day" else 0.42 * size, (255, 244, 176) if time == "day" else (255, 214, 120))
@@ -164,8 +166,8 @@ def _meadow(layer: _Layer) -> None:
     layer.hills(0.60, 0.07, (116, 184, 84))
     layer.ground((128, 196, 84), (84, 160, 60), 0.6)
     petals = ((250, 240, 120), (250, 160, 180), (245, 245, 250))
-    for x, y, k in layer.rng.random((26, 3)).tolist():
-        r = layer.size * 0.006 * (0.5 + 1.5 * y)
+    for x, y, k in layer.rng.random((12, 3)).tolist():
+        r = layer.size * 0.008 * (1 + 1.5 * y)
         layer.disc(x * layer.size, (0.64 + 0.35 * y) * layer.size, r, r, petals[int(3 * k)])
 
 
@@ -232,12 +234,12 @@ def _city(layer: _Layer) -> None:
 
 def _windows(layer: _Layer, x: float, width: float, top: float) -> None:
     size, time = layer.size, layer.time
-    for row in np.arange(top + 0.035, 0.60, 0.07):
-        for column in np.linspace(x + 0.025, x + width - 0.05, 3):
+    for row in np.arange(top + 0.04, 0.58, 0.11):
+        for column in np.linspace(x + 0.022, x + width - 0.062, 2):
             on = layer.rng.random() < 0.6
             fill = (255, 226, 130) if on and time != "day" else (92, 116, 142)
             bright = 2.2 if on and time == "night" else 1.0  # a lit window is not dimmed by the night
-            box = (column * size, row * size, (column + 0.025) * size, (row + 0.04) * size)
+            box = (column * size, row * size, (column + 0.04) * size, (row + 0.065) * size)
             layer.draw.rectangle(box, fill=_shade(fill, bright))
 
 
@@ -284,10 +286,9 @@ def _sea(layer: _Layer) -> None:
         bends = [(x * size + 5 * np.sin(k * 1.1), (0.80 - k * 0.03 * (0.6 + h)) * size) for k in range(7)]
         weed = [(float(a), float(b)) for a, b in bends]
         layer.draw.line(weed, fill=(40, 140, 92), width=max(3, size // 50))
-    for x, y, r in rng.random((16, 3)).tolist():
-        radius, height = (0.006 + 0.01 * r) * size, y * 0.75 * size
-        bubble = (x * size - radius, height - radius, x * size + radius, height + radius)
-        layer.draw.ellipse(bubble, outline=(206, 238, 250), width=2)
+    for x, y, r in rng.random((7, 3)).tolist():
+        radius = (0.014 + 0.012 * r) * size
+        layer.disc(x * size, y * 0.75 * size, radius, radius, (150, 214, 238))
 
 
 def _mountains(layer: _Layer) -> None:
@@ -316,7 +317,7 @@ def _peak(layer: _Layer, x: float, top: float, fill: Colour) -> None:
 def _moon(layer: _Layer) -> None:
     size, rng = layer.size, layer.rng
     layer.draw.rectangle((0, 0, size, size), fill=(8, 8, 18))
-    layer.stars([(x * size, 0.6 * y * size) for x, y in rng.random((70, 2)).tolist()], (250, 250, 240))
+    layer.stars([(x * size, 0.6 * y * size) for x, y in rng.random((16, 2)).tolist()], (250, 250, 240))
     x, y, r = rng.uniform(0.15, 0.85) * size, rng.uniform(0.12, 0.26) * size, 0.08 * size
     layer.disc(x, y, r, r, (70, 130, 214))
     layer.draw.ellipse((x - 0.6 * r, y - 0.5 * r, x + 0.3 * r, y + 0.4 * r), fill=(92, 170, 100))

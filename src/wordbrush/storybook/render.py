@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.places import GREY_SKY, HORIZON, background, light
@@ -143,9 +143,9 @@ def _streaks(rng: np.random.Generator, size: int) -> Array:
     """How much rain covers each pixel: (size, size, 1) in [0, 1]."""
     layer = Image.new("L", (size, size))
     draw = ImageDraw.Draw(layer)
-    length, slant = size // 10, size // 36
-    for x, y in rng.integers(-length, size, (90, 2)).tolist():
-        draw.line((x, y, x - slant, y + length), fill=150, width=max(1, size // 128))
+    length, slant = size // 8, size // 28
+    for x, y in rng.integers(-length, size, (40, 2)).tolist():
+        draw.line((x, y, x - slant, y + length), fill=190, width=max(2, size // 64))
     return _cover(layer)
 
 
@@ -153,11 +153,12 @@ def _flakes(rng: np.random.Generator, size: int) -> Array:
     """How much snow covers each pixel: (size, size, 1) in [0, 1]."""
     layer = Image.new("L", (size, size))
     draw = ImageDraw.Draw(layer)
-    for x, y, r in rng.random((130 * size // 128, 3)).tolist():
-        radius = (0.5 + 1.2 * r) * size / 128
+    for x, y, r in rng.random((45, 3)).tolist():
+        radius = (1.2 + 1.2 * r) * size / 128
         draw.ellipse((x * size - radius, y * size - radius, x * size + radius, y * size + radius), fill=235)
     return _cover(layer)
 
 
 def _cover(layer: Image.Image) -> Array:
-    return np.asarray(layer, dtype=np.float32)[..., None] / 255.0
+    soft = layer.filter(ImageFilter.GaussianBlur(0.6 * layer.width / 128))
+    return np.asarray(soft, dtype=np.float32)[..., None] / 255.0

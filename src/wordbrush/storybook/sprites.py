@@ -148,8 +148,8 @@ class SpriteLibrary:
         base = self._base(look)
         factor = side / max(base.size)
         size = (max(1, round(base.width * factor)), max(1, round(base.height * factor)))
-        kernel = Image.Resampling.BOX if factor < 0.5 else Image.Resampling.LANCZOS
-        return np.asarray(base.convert("RGBa").resize(size, kernel), dtype=np.float32) / 255.0
+        small = base.convert("RGBa").resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(small, dtype=np.float32) / 255.0
 
     def scaled(self, look: Look, side: int) -> Array:
         """The sprite at `side` pixels: (h, w, 4), premultiplied, float32 in [0, 1]. Not to be written to."""

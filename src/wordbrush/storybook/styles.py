@@ -52,8 +52,8 @@ def _blurred(picture: Image.Image, radius: float) -> Image.Image:
 
 def _edges(picture: Image.Image) -> Array:
     """Edge strength in [0, 1]: (h, w, 1)."""
-    rows, columns = np.gradient(_floats(_blurred(ImageOps.grayscale(picture), 0.7)))
-    return np.clip(np.hypot(rows, columns) * _unit(picture) / 38, 0, 1)[..., None]
+    rows, columns = np.gradient(_floats(_blurred(ImageOps.grayscale(picture), 1.0)))
+    return np.clip(np.hypot(rows, columns) * _unit(picture) / 32, 0, 1)[..., None]
 
 
 def _pencil(picture: Image.Image) -> Image.Image:
@@ -92,7 +92,7 @@ def _oil(picture: Image.Image) -> Image.Image:
 
 def _poster(picture: Image.Image) -> Image.Image:
     vivid = ImageEnhance.Contrast(ImageEnhance.Color(picture).enhance(2.0)).enhance(1.3)
-    return ImageOps.posterize(vivid.filter(ImageFilter.MedianFilter(3)), 2).point(_stretch)
+    return ImageOps.posterize(vivid.filter(ImageFilter.MedianFilter(_odd(5 * _unit(picture)))), 2).point(_stretch)
 
 
 def _stretch(value: int) -> int:
@@ -128,7 +128,7 @@ def _blur(picture: Image.Image) -> Image.Image:
 
 
 def _sharp(picture: Image.Image) -> Image.Image:
-    return picture.filter(ImageFilter.UnsharpMask(radius=1.5 * _unit(picture), percent=160, threshold=0))
+    return picture.filter(ImageFilter.UnsharpMask(radius=1.5 * _unit(picture), percent=120, threshold=0))
 
 
 _STYLES: dict[str, Filter] = {

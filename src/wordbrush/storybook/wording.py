@@ -10,7 +10,6 @@ from wordbrush.storybook.catalogue import PLACES, STYLES, THING, TIMES, TONES, W
 from wordbrush.storybook.scenes import Item, Scene, Split
 
 NUMBERS = ("no", "one", "two", "three", "four")
-_OPENERS = ("", "", "", "a picture of ", "an illustration of ")
 
 # Other words for the same thing; training uses them now and then.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -54,9 +53,8 @@ def _counted(item: Item, count: int) -> str:
     return article(noun(item)) if count == 1 else f"{NUMBERS[count]} {noun(item, plural=True)}"
 
 
-def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """What the picture shows: things, place, time, weather, style. With `rng`, the opening varies."""
-    opener = _OPENERS[int(rng.integers(len(_OPENERS)))] if rng is not None else ""
+def caption(scene: Scene) -> str:
+    """What the picture shows: things, place, time, weather, style."""
     if scene.photo is not None:
         what = "a photograph"
     else:
@@ -64,7 +62,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
         what = f"{_join(things)} {PLACES[scene.place]}" if things else f"an empty place {PLACES[scene.place]}"
     where = " ".join(filter(None, (what, TIMES[scene.time], WEATHERS[scene.weather])))
     after = [text for text in (STYLES[scene.style], TONES[scene.tone]) if text]
-    return ", ".join([opener + where, *after])
+    return ", ".join([where, *after])
 
 
 # Each operation has its phrasings: the last ones, a share of `_TEST_SHARE`, are only for the test split.
