@@ -10,16 +10,13 @@ export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
 
 WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
 WORK="${WORK:-.cache/storybook}"
-PAIRS="${PAIRS:-10000}"
+PAIRS="${PAIRS:-12000}"
 
 "$WORDBRUSH" data storybook "$WORK/edits" --count "$PAIRS"
-"$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 10)) --kind photographs
+"$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 12)) --kind photographs
 
-# Small crops first, many steps for little; then larger ones, in which few pixels see a border.
 "$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder" \
-  --steps "${AUTOENCODER_STEPS:-6000}"
-"$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder" \
-  --steps $((${AUTOENCODER_STEPS:-6000} * 3 / 2)) --crop 64 --batch-size 8
+  --steps "${AUTOENCODER_STEPS:-4500}"
 "$WORDBRUSH" train clip --data "$WORK/edits" --output "$WORK/clip"
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" --output "$WORK/text-to-image" \
   --autoencoder "$WORK/autoencoder/model" --clip "$WORK/clip/model"

@@ -25,7 +25,7 @@ def work(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pa
         make_small_shards(patch, sprites, 8)
         make(folder / "edits", 16)
         common: dict[str, Any] = {"data": [folder / "edits"], "steps": 2, "batch_size": 2, "log_steps": 1}
-        autoencoder.main(autoencoder.Config(output=folder / "autoencoder", width=8, **common))
+        autoencoder.main(autoencoder.Config(output=folder / "autoencoder", widths=[8, 8, 16, 16], **common))
         small = {"text_width": 32, "text_layers": 1, "vision_width": 32, "vision_layers": 1}
         clip.main(clip.Config(output=folder / "clip", **small, **common))
         common |= {"autoencoder": folder / "autoencoder" / "model", "clip": folder / "clip" / "model"}
@@ -81,7 +81,7 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
         clip=work / "clip" / "model", init_from=work / "text-to-image" / "model",
     )  # fmt: skip
     recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
-    latents, image, text = torch.randn(2, 12, 16, 16), torch.randn(2, 12, 16, 16), torch.randn(2, 5, 32)
+    latents, image, text = torch.randn(2, 16, 16, 16), torch.randn(2, 16, 16, 16), torch.randn(2, 5, 32)
     with torch.no_grad():
         expected = base(latents, 7, text).sample
         found = recipe.model.eval()(torch.cat([latents, image], 1), 7, text).sample

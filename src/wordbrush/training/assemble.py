@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from transformers import CLIPModel
 
-from wordbrush.training.text_to_image import NOISE_SCHEDULE
+from wordbrush.training.denoising import NOISE_SCHEDULE
 
 _PARTS: dict[str, Any] = {
-    "vae": ("autoencoder/model", AutoencoderTiny),
+    "vae": ("autoencoder/model", AutoencoderKL),
     "text_encoder": ("clip/model/text_encoder", CLIPModel),
     "text_to_image": ("text-to-image/model", UNet2DConditionModel),
     "unet": ("editor/model", UNet2DConditionModel),
@@ -31,7 +31,7 @@ _INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderTiny"],
+    "vae": ["diffusers", "AutoencoderKL"],
 }
 
 

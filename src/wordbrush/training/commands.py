@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from wordbrush.diffusion.runtime import prepare_process
 from wordbrush.errors import UsageError
 from wordbrush.training import RECIPES
 
@@ -27,6 +28,7 @@ def command(name: str) -> Callable[..., None]:
             first = error.errors()[0]
             flag = str(first["loc"][0]).replace("_", "-")
             raise UsageError(f"--{flag}: {first['msg']}") from error
+        prepare_process()  # before the first tensor is made
         recipe.main(config)
 
     run.__signature__ = inspect.Signature([_parameter(*item) for item in fields.items()])

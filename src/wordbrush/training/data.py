@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
@@ -45,14 +45,14 @@ def encode_edits(autoencoder: Path, *folders: Path) -> EncodedEdits:
         for shard in sorted(folder.glob("*.npy")):
             path = folder / f"latents-{version}" / shard.name
             if not path.exists():
-                model = model or AutoencoderTiny.from_pretrained(autoencoder).eval()
+                model = model or AutoencoderKL.from_pretrained(autoencoder).eval()
                 _encode_shard(model, shard, path)
             latents.append(cast("Latents", np.load(path, mmap_mode="r")))
     return EncodedEdits(latents, RenderedEdits.open(*folders).rows)
 
 
 @torch.inference_mode()
-def _encode_shard(model: AutoencoderTiny, shard: Path, path: Path) -> None:
+def _encode_shard(model: AutoencoderKL, shard: Path, path: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)  # pyright: ignore[reportArgumentType]
     pairs = np.load(shard, mmap_mode="r")
@@ -60,7 +60,7 @@ def _encode_shard(model: AutoencoderTiny, shard: Path, path: Path) -> None:
     for start in range(0, len(pairs), 25):
         batch = torch.from_numpy(np.array(pairs[start : start + 25])).to(device)
         output: Any = model.encode(batch.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1)
-        parts.append(output.latents.unflatten(0, (-1, 2)).half().cpu().numpy())
+        parts.append(output.latent_dist.mean.unflatten(0, (-1, 2)).half().cpu().numpy())
     with path.with_suffix(".partial").open("wb") as file:
         np.save(file, np.concatenate(parts))
     path.with_suffix(".partial").replace(path)

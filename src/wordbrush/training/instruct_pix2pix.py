@@ -7,42 +7,33 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.diffusion.conditioning import widen_input
 from wordbrush.diffusion.loss import conditioning_dropout
-from wordbrush.training.data import EditedLatents, encode_edits
-from wordbrush.training.loop import Batch, LoopConfig, move, train
-from wordbrush.training.text_to_image import NOISE_SCHEDULE, TextTower, denoising_loss, fast_on_cpu
+from wordbrush.training.data import EditedLatents
+from wordbrush.training.denoising import DenoisingConfig, DenoisingRecipe, denoising_loss, fast_on_cpu
+from wordbrush.training.loop import Batch, move, train
 
 
-class Config(LoopConfig):
+class Config(DenoisingConfig):
     """Defaults of the storybook editor."""
 
-    data: list[Path] = Field(description="folders of rendered edits")
-    autoencoder: Path = Field(description="folder of the autoencoder")
-    clip: Path = Field(description="folder that holds text_encoder/ and tokenizer/")
     init_from: Path = Field(description="folder of a text-to-image U-Net, or of one that is widened already")
-    steps: int = 6000
-    batch_size: int = 64
-    learning_rate: float = 5e-4
-    ema_decay: float | None = 0.999
+    learning_rate: float = 1e-3
     dropout: float = Field(
         0.05, ge=0, le=1 / 3, description="share that loses its text, its image, and both (each)"
     )
 
 
-class InstructPix2PixRecipe:
+class InstructPix2PixRecipe(DenoisingRecipe):
     """Section 3.2 of InstructPix2Pix (2211.09800)."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.text = TextTower(config.clip)
-        self.edits = encode_edits(config.autoencoder, *config.data)
-        self.noise = DDPMScheduler(**NOISE_SCHEDULE)
+        super().__init__(config)
+        self.dropout = config.dropout
         unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(config.init_from)
         if unet.config["in_channels"] == unet.config["out_channels"]:
             unet = widen_input(unet, int(unet.config["out_channels"]))
@@ -55,14 +46,10 @@ class InstructPix2PixRecipe:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The denoising loss; one draw a sample decides which conditioning it loses."""
         tensors = move(batch, model)
-        no_text, no_image = conditioning_dropout(torch.rand(len(tensors["tokens"])), rate=self.config.dropout)
+        no_text, no_image = conditioning_dropout(torch.rand(len(tensors["tokens"])), rate=self.dropout)
         source = tensors["source"] * ~no_image.to(tensors["source"].device)[:, None, None, None]
         text = self.text(tensors["tokens"], no_text.to(source.device))
         return {"loss": denoising_loss(model, self.noise, tensors["latents"], text, source)}
-
-    def export(self, model: nn.Module, folder: Path) -> None:
-        """As `UNet2DConditionModel.save_pretrained`."""
-        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
 
 
 def main(config: Config) -> None:

@@ -1,31 +1,38 @@
 """One training loop for every recipe: accelerate, EMA, cosine schedule, exact resume, atomic checkpoints.
 
-All randomness of a step comes from (seed, step, process) and every sample from its own index, so a run that
-was killed and started again makes the same weights as one that was not (bit-equal on one process on a CPU in
-float32).
+All randomness of a step comes from (seed, number of the batch, process) and every sample from its own index,
+so a run that was killed and started again makes the same weights as one that was not (bit-equal on one
+process on a CPU in float32).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wordbrush.diffusion.runtime import prepare_process
 from wordbrush.errors import WordbrushError
+from wordbrush.training.optimizers import OptimizerName, build_optimizer
 
 Batch = Mapping[str, Any]
+Averaged = Callable[[], AbstractContextManager[nn.Module]]
+"""The model, which inside the context has the weights that would be exported."""
+OnStep = Callable[[int, Averaged], None]
+"""Called with the number of steps done, on every process."""
 
 
 class TrainingError(WordbrushError):
@@ -39,11 +46,16 @@ class LoopConfig(BaseModel):
 
     output: Path = Field(description="folder of the trained model; state for resuming goes to OUTPUT/state")
     steps: int = Field(ge=1, description="optimiser steps of the whole run")
-    batch_size: int = Field(ge=1, description="samples per step and process")
+    batch_size: int = Field(ge=1, description="samples per process that are computed at once")
+    accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")
     learning_rate: float = Field(gt=0)
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate after the warm-up: cosine (to 0) or constant"
+    )
+    optimizer: OptimizerName = Field("adamw", description="adamw or muon")
     warmup_steps: int = Field(50, ge=0)
     weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: any")
     ema_decay: float | None = Field(
         None, description="decay of the exported moving average; none: no average"
     )
@@ -86,60 +98,108 @@ class _Upward(Sampler[int]):
         return len(self.range)
 
 
-def train(recipe: Recipe, config: LoopConfig) -> int:
+def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) -> int:
     """Runs, or goes on with, a recipe until `steps` or `max_minutes`; returns the step it reached.
 
     Raises:
-        TrainingError: the loss is NaN or infinite (the step is named), or the state cannot be read.
+        TrainingError: a loss or gradient is NaN or infinite (step and samples are named), or the state cannot
+            be read.
     """
-    prepare_process()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    optimizer = torch.optim.AdamW(
-        recipe.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    optimizer = build_optimizer(
+        config.optimizer, recipe.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = get_cosine_schedule_with_warmup(
-        optimizer, config.warmup_steps * accelerator.num_processes, config.steps * accelerator.num_processes
+    schedule = get_scheduler(
+        config.schedule if config.schedule == "cosine" else "constant_with_warmup",
+        optimizer,
+        config.warmup_steps * accelerator.num_processes,
+        config.steps * accelerator.num_processes,
     )
     model, optimizer, schedule = accelerator.prepare(recipe.model, optimizer, schedule)
-    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+    ema = EMAModel(trained_parameters(model), decay=config.ema_decay) if config.ema_decay else None
     if ema is not None:
         ema.to(accelerator.device)
         accelerator.register_for_checkpointing(ema)
+    averaged = partial(_averaged, accelerator.unwrap_model(model), ema)
     state = config.output / "state"
     step = _resume(accelerator, state)
     batches = _batches(recipe, config, accelerator, step)
     meter = _Meter(config, step, accelerator.num_processes, accelerator.is_main_process)
     saved = started = time.monotonic()
     while step < config.steps:
-        batch = next(batches)
-        torch.manual_seed(hash((config.seed, step, accelerator.process_index)) & 0x7FFFFFFF)
-        losses = recipe.losses(model, batch)
-        if not torch.isfinite(losses["loss"]):
-            raise TrainingError(
-                f"the loss became {losses['loss'].item()} at step {step}: lower the learning rate"
-            )
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+        losses = _gradient(recipe, config, accelerator, model, batches, step)
+        norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
+        if config.mixed_precision != "fp16":  # whose scaler skips such steps by itself
+            count = _samples_per_step(config, accelerator)
+            _check("norm of the gradient", norm, step, range(step * count, (step + 1) * count))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if ema is not None:
-            ema.step(model.parameters())
+            ema.step(trained_parameters(model))
         step += 1
         meter.add(step, losses)
+        if on_step is not None:
+            on_step(step, averaged)
         now = time.monotonic()
         timed_out = config.max_minutes is not None and now - started > 60 * config.max_minutes
         if timed_out or step == config.steps or now - saved > 60 * config.checkpoint_minutes:
             _save(accelerator, state, step)
-            _export(recipe, accelerator.unwrap_model(model), ema, config.output, accelerator)
+            _export(recipe, averaged, config.output, accelerator)
             saved = time.monotonic()
         if timed_out:
             break
     return step
 
 
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def has_state(output: Path) -> bool:
+    """Whether a run of this output folder can go on."""
+    return bool(_checkpoints(output / "state"))
+
+
+def _gradient(
+    recipe: Recipe,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Iterator[Batch],
+    step: int,
+) -> dict[str, Tensor]:
+    """Adds up the gradient of one step; returns the means of the losses, with "loss" among them."""
+    sums: dict[str, Tensor] = {}
+    for number in range(step * config.accumulation, (step + 1) * config.accumulation):
+        batch = next(batches)
+        torch.manual_seed(hash((config.seed, number, accelerator.process_index)) & 0x7FFFFFFF)
+        last = number + 1 == (step + 1) * config.accumulation
+        with nullcontext() if last else accelerator.no_sync(model):
+            losses = recipe.losses(model, batch)
+            first = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
+            _check("loss", losses["loss"].detach(), step, range(first, first + config.batch_size))
+            accelerator.backward(losses["loss"] / config.accumulation)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.detach() / config.accumulation
+    return sums
+
+
+def _check(what: str, value: Any, step: int, samples: range) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {what} became {float(value)} at step {step} on samples {samples[0]} to {samples[-1]}: "
+            "lower the learning rate"
+        )
+
+
+def _samples_per_step(config: LoopConfig, accelerator: Accelerator) -> int:
+    return config.batch_size * config.accumulation * accelerator.num_processes
+
+
 def _batches(recipe: Recipe, config: LoopConfig, accelerator: Accelerator, step: int) -> Iterator[Batch]:
-    per_step = config.batch_size * accelerator.num_processes
+    per_step = _samples_per_step(config, accelerator)
     loader: Any = DataLoader(
         recipe.samples(),
         batch_size=config.batch_size,
@@ -184,24 +244,28 @@ def _save(accelerator: Accelerator, state: Path, step: int) -> None:
                 shutil.rmtree(path)
 
 
-def _export(
-    recipe: Recipe, model: nn.Module, ema: EMAModel | None, output: Path, accelerator: Accelerator
-) -> None:
-    if not accelerator.is_main_process:
-        return
-    partial, final = output / "model.partial", output / "model"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+@contextmanager
+def _averaged(model: nn.Module, ema: EMAModel | None) -> Generator[nn.Module]:
     if ema is not None:
-        ema.store(model.parameters())
-        ema.copy_to(model.parameters())
+        ema.store(trained_parameters(model))
+        ema.copy_to(trained_parameters(model))
     try:
-        recipe.export(model, partial)
+        yield model
     finally:
         if ema is not None:
-            ema.restore(model.parameters())
+            ema.restore(trained_parameters(model))
+
+
+def _export(recipe: Recipe, averaged: Averaged, output: Path, accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        return
+    fresh, final = output / "model.partial", output / "model"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    with averaged() as model:
+        recipe.export(model, fresh)
     shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    fresh.replace(final)
 
 
 class _Meter:
@@ -209,7 +273,7 @@ class _Meter:
 
     def __init__(self, config: LoopConfig, step: int, num_processes: int, active: bool) -> None:
         self.log, self.every, self.active = config.output / "log.jsonl", config.log_steps, active
-        self.samples_per_step = config.batch_size * num_processes
+        self.samples_per_step = config.batch_size * config.accumulation * num_processes
         self.first, self.since = step, time.monotonic()
         self.sums: dict[str, float] = {}
         config.output.mkdir(parents=True, exist_ok=True)
