@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests import tiny
 from wordbrush.diffusion.conditioning import Conditioning, widen_input
-from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
+from wordbrush.diffusion.sampling import Progress, denoise, initial_latents, predict_noise
 
 CPU = torch.device("cpu")
 SCHEDULERS = [
@@ -93,6 +93,25 @@ def test_hooks_run_in_order_and_can_stop() -> None:
             on_step=on_step,
         )
     assert calls == [("change", 0), ("on_step", 0), ("change", 1), ("on_step", 1)]
+
+
+def test_a_control_is_told_of_each_step_before_it() -> None:
+    told: list[Progress | int] = []
+
+    class Listen:
+        def begin_step(self, progress: Progress) -> None:
+            told.append(progress)
+
+    def predict(latents: Tensor, t: Tensor, step: int) -> Tensor:
+        told.append(step)
+        return latents
+
+    scheduler = make("DDIMScheduler")
+    for part in (None, scheduler.timesteps[5:]):
+        told.clear()
+        denoise(predict, scheduler, randn(1, 4, 8, 8), timesteps=part, control=Listen())
+        count = 8 if part is None else 3
+        assert told == [item for step in range(count) for item in (Progress(step, count), step)]
 
 
 def test_ancestral_noise_of_a_sample_comes_from_its_own_generator() -> None:

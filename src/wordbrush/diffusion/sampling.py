@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -13,6 +14,23 @@ from wordbrush.diffusion.conditioning import Conditioning
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
 """latents (B, C, h, w), timestep (), step -> guided noise (B, C, h, w)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run of `denoise` stands."""
+
+    step: int
+    """From 0."""
+    num_steps: int
+
+
+class Control(Protocol):
+    """What acts inside the network, such as attention control, and so has to be told the step."""
+
+    def begin_step(self, progress: Progress) -> None:
+        """Called before the noise of this step is predicted."""
+        ...
 
 
 def initial_latents(
@@ -54,6 +72,7 @@ def denoise(
     latents: Tensor,
     *,
     timesteps: Tensor | None = None,
+    control: Control | None = None,
     after_step: Sequence[Callable[[Tensor, Tensor, int], Tensor]] = (),
     on_step: Callable[[int, Tensor], None] | None = None,
     generators: Sequence[torch.Generator] | None = None,
@@ -65,6 +84,7 @@ def denoise(
         scheduler: a diffusers scheduler whose timesteps are set.
         latents: scaled by the scheduler's `init_noise_sigma`, or noised to the first timestep.
         timesteps: the last part of the scheduler's; None runs them all.
+        control: told before each step where the run stands; steps count from the first that is run.
         after_step: functions (latents, timestep, step) -> latents, applied in order after each step.
         on_step: called with (step, latents); an exception raised in it ends the run.
         generators: one for each sample, for schedulers that add noise as they go.
@@ -76,6 +96,8 @@ def denoise(
     if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = list(generators)
     for step, t in enumerate(steps):
+        if control is not None:
+            control.begin_step(Progress(step, len(steps)))
         noise = predict(latents, t, step)
         latents = scheduler.step(noise, t, latents, **options)[0]
         for change in after_step:
