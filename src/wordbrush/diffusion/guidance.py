@@ -3,6 +3,20 @@
 from torch import Tensor
 
 
+def classifier_free_guidance(noise: Tensor, text_scale: float) -> Tensor:
+    """Guide by text alone: classifier-free guidance (2207.12598).
+
+    Args:
+        noise: (2, B, C, h, w), predicted without and with the text.
+        text_scale: 1 is the conditional prediction, more exaggerates it.
+
+    Returns:
+        (B, C, h, w): uncond + text_scale (cond - uncond).
+    """
+    uncond, cond = noise
+    return uncond + text_scale * (cond - uncond)
+
+
 def dual_guidance(noise: Tensor, *, text_scale: float, image_scale: float) -> Tensor:
     """Guide by instruction and by picture: InstructPix2Pix (2211.09800), eq. 3.
 

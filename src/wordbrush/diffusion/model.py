@@ -69,7 +69,7 @@ class LatentDiffusion:
                 (`.safetensors`; `.ckpt` is read without running code in it).
             device: where the networks run.
             dtype: their precision; an autoencoder that overflows in float16 stays in float32.
-            unet: subfolder of another U-Net of the checkpoint.
+            unet: subfolder of the U-Net to use, where the checkpoint has it; else the main one.
             offload: keep on the GPU only the network that is running.
             loras: LoRA files (diffusers' or original layout) or PEFT folders, fused into the weights.
             config: for a single file: a diffusers folder or hub id with the configurations.
@@ -255,7 +255,7 @@ def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
 
     if not (path / "model_index.json").is_file():
         raise ModelError(f"{path} is not a diffusers folder: it has no model_index.json")
-    if unet is not None:
+    if unet is not None and (path / unet).is_dir():
         dtype = options["dtype"]
         other = UNet2DConditionModel.from_pretrained(path, subfolder=unet, dtype=dtype, local_files_only=True)
         options = options | {"unet": other}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
+from wordbrush.editors.settings import InstructPix2PixSettings, SDEditSettings, make_settings
 from wordbrush.errors import UsageError
 from wordbrush.types import Editor, EditRequest
 
@@ -51,6 +51,13 @@ METHODS = {
             InstructPix2PixSettings,
             "wordbrush.editors.instruct_pix2pix:InstructPix2Pix.load",
             needs=("instruction",),
+        ),
+        Method(
+            "sdedit",
+            "noises the picture and denoises it towards a caption (SDEdit, 2108.01073)",
+            SDEditSettings,
+            "wordbrush.editors.sdedit:SDEdit.load",
+            needs=("target_caption",),
         ),
     )
 }

@@ -18,27 +18,18 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructPix2PixSettings:
-    """Settings of InstructPix2Pix (Brooks et al., 2211.09800)."""
+class SamplingSettings:
+    """What every method that samples from a latent diffusion model has."""
 
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    text_scale: float = Field(
-        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the instruction"
-    )
-    image_scale: float = Field(
-        1.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to stay with the picture"
-    )
     size: int | None = Field(
         None, ge=8, le=8192, description="working size of the short side in pixels (default: the model's own)"
     )
     scheduler: str | None = Field(
-        None, description=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's own)"
+        None,
+        examples=list(SCHEDULERS),
+        description=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's own)",
     )
-    guidance_rescale: float = Field(
-        0.0, ge=0, le=1, description="pull the guided noise back to the contrast of the unguided (0: no)"
-    )
-    guidance_start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before guidance begins")
-    guidance_end: float = Field(1.0, ge=0, le=1, description="fraction of the steps where guidance ends")
     detail: bool | None = Field(
         None,
         description="carry the original's detail over (default: where the picture exceeds the working size)",
@@ -46,12 +37,45 @@ class InstructPix2PixSettings:
     tiled_vae: bool = Field(False, description="decode in tiles: less memory for a large size, faint seams")
 
     @model_validator(mode="after")
-    def _names_and_interval(self) -> Self:
+    def _known_scheduler(self) -> Self:
         if self.scheduler is not None and self.scheduler not in SCHEDULERS:
             raise ValueError(f"unknown scheduler {self.scheduler!r}; one of {', '.join(SCHEDULERS)}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructPix2PixSettings(SamplingSettings):
+    """Settings of InstructPix2Pix (Brooks et al., 2211.09800)."""
+
+    text_scale: float = Field(
+        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the instruction"
+    )
+    image_scale: float = Field(
+        1.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to stay with the picture"
+    )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="pull the guided noise back to the contrast of the unguided (0: no)"
+    )
+    guidance_start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before guidance begins")
+    guidance_end: float = Field(1.0, ge=0, le=1, description="fraction of the steps where guidance ends")
+
+    @model_validator(mode="after")
+    def _interval(self) -> Self:
         if self.guidance_start > self.guidance_end:
             raise ValueError("guidance_start lies after guidance_end")
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDEditSettings(SamplingSettings):
+    """Settings of SDEdit (Meng et al., 2108.01073), at the defaults of diffusers' image-to-image pipeline."""
+
+    strength: float = Field(
+        0.8, ge=0, le=1, description="how far to noise the picture: 0 keeps it, 1 forgets it"
+    )
+    text_scale: float = Field(
+        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
+    )
 
 
 def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:

@@ -1,0 +1,328 @@
+"""What every editor over a latent diffusion model shares: from requests to batches, and back to pictures."""
+
+import dataclasses
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from wordbrush import __version__, images
+from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
+from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
+from wordbrush.editors import Method
+from wordbrush.editors.settings import SamplingSettings, make_settings
+from wordbrush.errors import ImageError, UsageError
+from wordbrush.types import EditRequest, EditResult, OnStep, StepInfo
+
+S = TypeVar("S", bound=SamplingSettings)
+
+_BATCH_PIXELS = 4 * 512 * 512
+"""Most pixels denoised in one call, of up to three branches: bounds memory however many requests come."""
+_PROMPTS = ("instruction", "source_caption", "target_caption")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request, checked and on the model's grid."""
+
+    request: EditRequest
+    rgb: Image.Image
+    alpha: Image.Image | None
+    fit: images.Fit
+    mask: Tensor | None
+    """(1, 3, H, W) in [-1, 1], as `fit.pixels`."""
+    seeds: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One variation of one job."""
+
+    job: Job
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one working size, ready to be denoised together."""
+
+    samples: Sequence[Sample]
+    source: Tensor
+    """(B, C, h, w) float32: the pictures' latents, unscaled, one for each sample."""
+    scheduler: Any
+    """Its timesteps are set."""
+    size: tuple[int, int]
+    """Working height and width in pixels."""
+
+    @property
+    def requests(self) -> list[EditRequest]:
+        """The request of each sample."""
+        return [sample.job.request for sample in self.samples]
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """(B, 1, h, w) in [0, 1], 1 where the picture may change; None if no request has a mask."""
+        if all(sample.job.mask is None for sample in self.samples):
+            return None
+        return torch.cat([self._mask(sample.job) for sample in self.samples])
+
+    def _mask(self, job: Job) -> Tensor:
+        size = (self.source.shape[-2], self.source.shape[-1])
+        if job.mask is None:
+            return self.source.new_ones(1, 1, *size)
+        return F.adaptive_avg_pool2d(job.mask.mean(1, keepdim=True) / 2 + 0.5, size).to(self.source)
+
+    @cached_property
+    def generators(self) -> list[torch.Generator]:
+        """One for each sample, on the CPU, seeded by the sample's own seed."""
+        return [torch.Generator().manual_seed(sample.seed) for sample in self.samples]
+
+
+class LatentEditor(ABC, Generic[S]):
+    """An editor over a loaded checkpoint; a method says how the latents of a batch are edited.
+
+    Args:
+        model: a loaded checkpoint.
+        settings: the method's settings.
+        record: what a result's `settings` say about the model.
+    """
+
+    method: ClassVar[Method]
+    unet: ClassVar[str | None] = None
+    """Subfolder of the U-Net that the method uses, where a checkpoint has it; else the main one."""
+
+    def __init__(self, model: LatentDiffusion, settings: S, *, record: dict[str, Any] | None = None) -> None:
+        self.check(model)
+        self.model = model
+        self.settings = settings
+        self._record = record or {}
+        # One prompt at a time: the result of a prompt must not depend on its neighbours in a batch.
+        self._encode_text = lru_cache(64)(model.encode_text)
+        self._encode_null_text = lru_cache(16)(model.encode_null_text)
+
+    @classmethod
+    @abstractmethod
+    def check(cls, model: LatentDiffusion) -> None:
+        """Raise a `ModelError` where the checkpoint does not fit the method."""
+
+    @abstractmethod
+    def edit_latents(self, batch: Batch, on_step: Callable[[int, Tensor], None] | None) -> Tensor:
+        """The edited latents (B, C, h, w) of a batch, as the U-Net makes them."""
+
+    def num_steps(self, scheduler: Any) -> int:
+        """How many of the scheduler's steps a batch takes."""
+        return len(scheduler.timesteps)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        settings: S,
+        *,
+        device: str,
+        dtype: str,
+        offload: bool,
+        lora: Sequence[str | Path],
+        config: str | Path | None,
+    ) -> Self:
+        """Load the checkpoint; see `wordbrush.load`."""
+        prepare_process()
+        place = resolve_device(device)
+        precision = resolve_dtype(dtype, place)
+        loaded = LatentDiffusion.load(
+            model,
+            device=place,
+            dtype=precision,
+            unet=cls.unet,
+            offload=offload,
+            loras=lora,
+            config=config,
+        )
+        record = {"model": str(model), "lora": [str(path) for path in lora]}
+        record |= {"device": place.type, "dtype": str(precision).removeprefix("torch.")}
+        return cls(loaded, settings, record=record)
+
+    def with_settings(self, **changes: Any) -> Self:
+        """An editor with some settings changed; the model and its encoded prompts are shared."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.settings = make_settings(type(self.settings), dataclasses.asdict(self.settings) | changes)
+        return other
+
+    def edit(self, request: EditRequest, *, on_step: OnStep | None = None) -> EditResult:
+        """Edit one picture; see `edit_batch`."""
+        return self.edit_batch([request], on_step=on_step)[0]
+
+    @torch.inference_mode()
+    def edit_batch(
+        self, requests: Sequence[EditRequest], *, on_step: OnStep | None = None
+    ) -> list[EditResult]:
+        """Edit many pictures; those of the same working size are denoised together, in bounded batches.
+
+        A result does not depend on the batch it was in, within float tolerance.
+
+        Args:
+            requests: each with what the method needs; all are checked before any work is done.
+            on_step: called after every step; an exception raised in it cancels the call.
+
+        Raises:
+            UsageError: a request without what the method needs, or a senseless seed or number of variations.
+            ImageError: a picture that cannot be read, or a mask of another size than its picture.
+        """
+        jobs = [self._prepare(request) for request in requests]
+        samples = [[Sample(job, seed) for seed in job.seeds] for job in jobs]
+        batches = _batches([sample for variations in samples for sample in variations])
+        pictures: dict[Sample, Image.Image] = {}
+        for index, batch in enumerate(batches):
+            report = None if on_step is None else _Progress(on_step, index, len(batches))
+            pictures |= zip(batch, self._edit(batch, report), strict=True)
+        return [
+            self._result(job, [pictures[sample] for sample in variations])
+            for job, variations in zip(jobs, samples, strict=True)
+        ]
+
+    def text(self, prompts: Sequence[str]) -> TextEmbeds:
+        """The encoded prompts, one a sample."""
+        return _join([self._encode_text((prompt,)) for prompt in prompts])
+
+    def null_text(self, requests: Sequence[EditRequest]) -> TextEmbeds:
+        """What stands for no text in each request: its negative prompt, if it has one."""
+        return _join([self._encode_null_text(request.negative_prompt) for request in requests])
+
+    def _prepare(self, request: EditRequest) -> Job:
+        self.method.check(request)
+        if request.num_variations < 1:
+            raise UsageError(f"num_variations is {request.num_variations}: it must be at least 1")
+        first = secrets.randbelow(2**31) if request.seed is None else request.seed
+        if not 0 <= first < 2**63 - request.num_variations:
+            raise UsageError(f"seed is {first}: it must be at least 0 and below 2**63")
+        rgb, alpha = images.normalise(request.image)
+        fit = self._fit(rgb)
+        mask = None if request.mask is None else self._fit_mask(request.mask, rgb)
+        return Job(request, rgb, alpha, fit, mask, [first + k for k in range(request.num_variations)])
+
+    def _fit(self, rgb: Image.Image) -> images.Fit:
+        model = self.model
+        return images.fit(rgb, size=self.settings.size, native=model.native_size, multiple=model.latent_grid)
+
+    def _fit_mask(self, mask: Image.Image, rgb: Image.Image) -> Tensor:
+        white = images.normalise(mask)[0]
+        if white.size != rgb.size:
+            raise ImageError(
+                f"the mask is {_side(white)} but the picture {_side(rgb)}: they must be the same"
+            )
+        return self._fit(white).pixels
+
+    def _edit(self, samples: Sequence[Sample], report: "_Progress | None") -> list[Image.Image]:
+        """Edit samples of one working size, and finish their pictures."""
+        model, tiled = self.model, self.settings.tiled_vae
+        scheduler = self._scheduler()
+        jobs = list(dict.fromkeys(sample.job for sample in samples))
+        pixels = torch.cat([job.fit.pixels for job in jobs])
+        source = model.encode_image(pixels, tiled=tiled)
+        restored = [self._restore(job, source[i : i + 1]) for i, job in enumerate(jobs)]
+        which = [jobs.index(sample.job) for sample in samples]
+        batch = Batch(samples, source[which], scheduler, (pixels.shape[-2], pixels.shape[-1]))
+        steps = None if report is None else report.steps(self.num_steps(scheduler), self._preview)
+        edited = model.decode(self.edit_latents(batch, steps), tiled=tiled).cpu()
+        return [
+            _finish(sample.job, restored[i], picture[None])
+            for sample, i, picture in zip(samples, which, edited, strict=True)
+        ]
+
+    def _scheduler(self) -> Any:
+        scheduler = self.model.make_scheduler(self.settings.scheduler)
+        try:
+            scheduler.set_timesteps(self.settings.steps, device=self.model.device)
+        except (ValueError, IndexError) as error:
+            name = type(scheduler).__name__
+            raise UsageError(f"{name} cannot sample in {self.settings.steps} steps: {error}") from error
+        return scheduler
+
+    def _restore(self, job: Job, source: Tensor) -> Tensor | None:
+        """The picture as the autoencoder gives it back, where that is needed to carry detail over."""
+        detail = self.settings.detail
+        if not (job.fit.reduced if detail is None else detail):
+            return None
+        return self.model.decode(self.model.scale_latents(source), tiled=self.settings.tiled_vae).cpu()
+
+    @torch.inference_mode()
+    def _preview(self, latents: Tensor) -> list[Image.Image]:
+        return images.to_pil(self.model.decode(latents, tiled=self.settings.tiled_vae))
+
+    def _result(self, job: Job, pictures: list[Image.Image]) -> EditResult:
+        request = job.request
+        prompts = {name: getattr(request, name) for name in _PROMPTS if getattr(request, name)}
+        settings = {"wordbrush": __version__, "method": self.method.name} | self._record
+        settings |= prompts | {"negative_prompt": request.negative_prompt}
+        settings |= {"seed": job.seeds[0], "num_variations": len(job.seeds)}
+        settings |= dataclasses.asdict(self.settings)
+        dropped = {name: self.model.dropped_words(text) for name, text in prompts.items()}
+        warnings = [
+            f"the {name.replace('_', ' ')} is too long for the text encoder, dropped: {words!r}"
+            for name, words in dropped.items()
+            if words
+        ]
+        return EditResult(pictures, job.seeds, settings, warnings=warnings)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Turns the steps of one batch of several into steps of the whole call."""
+
+    on_step: OnStep
+    index: int
+    count: int
+
+    def steps(
+        self, num: int, preview: Callable[[Tensor], list[Image.Image]]
+    ) -> Callable[[int, Tensor], None]:
+        def report(step: int, latents: Tensor) -> None:
+            done = self.index * num + step
+            self.on_step(StepInfo(done, self.count * num, latents, lambda: preview(latents)))
+
+        return report
+
+
+def _batches(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples of one working size together, at most `_BATCH_PIXELS` in a batch but never none."""
+    by_size: dict[torch.Size, list[Sample]] = {}
+    for sample in samples:
+        by_size.setdefault(sample.job.fit.pixels.shape, []).append(sample)
+    batches: list[list[Sample]] = []
+    for (_, _, height, width), group in by_size.items():
+        most = max(1, _BATCH_PIXELS // (height * width))
+        batches += [group[i : i + most] for i in range(0, len(group), most)]
+    return batches
+
+
+def _finish(job: Job, restored: Tensor | None, edited: Tensor) -> Image.Image:
+    """From the working size back to the picture: its size, detail, unmasked pixels and transparency."""
+    fit = job.fit
+    if restored is None:
+        pixels = fit.inverse(edited)
+    else:
+        pixels = images.carry_detail(images.from_pil(job.rgb), fit.crop(restored), fit.crop(edited))
+    picture = images.to_pil(pixels)[0]
+    if job.request.mask is not None:
+        picture = images.blend_mask(job.rgb, picture, job.request.mask)
+    if job.alpha is not None:
+        picture.putalpha(job.alpha)
+    return picture
+
+
+def _join(parts: Sequence[TextEmbeds]) -> TextEmbeds:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return TextEmbeds(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+def _side(picture: Image.Image) -> str:
+    return f"{picture.width}x{picture.height}"
