@@ -5,5 +5,6 @@ RECIPES = {  # name of the command -> what it does
     "clip": "Train the storybook's CLIP.",
     "text-to-image": "Train a text-to-image model from scratch.",
     "instruct-pix2pix": "Train an editor from a text-to-image model.",
+    "instruction-writer": "Train a language model that writes instructions for captions.",
     "recogniser": "Train the attribute recogniser that judges edits.",
 }

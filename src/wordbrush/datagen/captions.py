@@ -1,0 +1,147 @@
+"""Captions to write instructions for: streamed from files or the hub and filtered, or the storybook's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from wordbrush.datagen.checks import MAX_CHARS, unsafe
+from wordbrush.errors import UsageError
+from wordbrush.models import one_line
+from wordbrush.storybook.scenes import Split, draw_scene, scene_rng
+from wordbrush.storybook.wording import caption as describe
+from wordbrush.triplets import Caption, normalise
+
+_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_TEXT_COLUMNS = ("caption", "text", "TEXT", "input")
+_URL_COLUMNS = ("url", "URL")
+_UNLIKELY = 30.0  # times as likely as the wanted language must another one be
+
+
+def read_captions(
+    source: str | Path, *, split: str = "train", column: str | None = None
+) -> Iterator[Caption]:
+    """Captions one by one, in order, without holding more than a block of them; white space is tidied.
+
+    Args:
+        source: a file of text (one caption a line), JSONL or parquet; a folder that `datasets` reads; or a
+            data set of the hub.
+        split: of a folder or a data set.
+        column: the name of the captions' column; the first of caption, text, TEXT, input if not given. The
+            addresses are taken from url or URL, if there is one.
+
+    Raises:
+        UsageError: the source cannot be read, or has no such column.
+    """
+    try:
+        for row in _stream(str(source), split):
+            yield _caption(row, column)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    except Exception as error:  # the readers of many formats raise many kinds
+        raise UsageError(f"cannot read captions from {source}: {one_line(error)}") from error
+
+
+def _stream(source: str, split: str) -> Iterable[dict[str, Any]]:
+    from datasets import load_dataset  # takes seconds
+
+    kind = _FORMATS.get(Path(source).suffix.lower())
+    if kind is None:
+        return load_dataset(source, split=split, streaming=True)
+    return load_dataset(kind, data_files=source, split="train", streaming=True)
+
+
+def _caption(row: dict[str, Any], column: str | None) -> Caption:
+    names = (column,) if column else _TEXT_COLUMNS
+    found = next((name for name in names if name in row), None)
+    if found is None:
+        raise UsageError(f"no column {' or '.join(names)} but {', '.join(row)}: name the captions' column")
+    url = next((row[name] for name in _URL_COLUMNS if row.get(name)), "")
+    return Caption(text=" ".join(str(row[found] or "").split()), url=str(url))
+
+
+def storybook_captions(split: Split = "train", start: int = 0) -> Iterator[Caption]:
+    """The captions of the storybook's scenes number `start`, `start` + 1, ..., without end."""
+    for number in count(start):
+        yield Caption(text=describe(draw_scene(scene_rng(split, number), split)))
+
+
+class CaptionFilter:
+    """Passes on the captions that are fit to be edited, and counts why it drops the others.
+
+    Args:
+        language: an ISO 639-1 code, or None for any. A caption is dropped when another language is more than
+            30 times as likely; names and single words, which say little of their language, stay.
+        min_chars: characters that a caption has at least.
+        max_chars: characters that a caption has at most.
+
+    Attributes:
+        counts: "kept", and each reason to drop: "too short", "too long", "unsafe", "repeated caption",
+            "repeated URL", "other language".
+
+    Raises:
+        UsageError: the language is not known.
+    """
+
+    def __init__(
+        self, language: str | None = "en", *, min_chars: int = 3, max_chars: int = MAX_CHARS
+    ) -> None:
+        if language is not None and language not in _languages().labels:
+            raise UsageError(
+                f"cannot tell the language {language!r}: one of {', '.join(_languages().labels)}"
+            )
+        self.language, self.min_chars, self.max_chars = language, min_chars, max_chars
+        self.counts: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+
+    def __call__(self, captions: Iterable[Caption]) -> Iterator[Caption]:
+        """The captions to keep, as they come."""
+        for caption in captions:
+            reason = self._reason(caption)
+            self.counts[reason or "kept"] += 1
+            if reason is None:
+                yield caption
+
+    def _reason(self, caption: Caption) -> str | None:
+        if len(caption.text) < self.min_chars:
+            return "too short"
+        if len(caption.text) > self.max_chars:
+            return "too long"
+        if unsafe(caption.text):
+            return "unsafe"
+        if self._language_differs(caption.text):
+            return "other language"
+        return self._repeated(caption)
+
+    def _repeated(self, caption: Caption) -> str | None:
+        keys = {"repeated caption": _digest(normalise(caption.text))}
+        if caption.url:
+            keys["repeated URL"] = _digest(f"url {caption.url}")
+        reason = next((reason for reason, key in keys.items() if key in self._seen), None)
+        if reason is None:
+            self._seen.update(keys.values())
+        return reason
+
+    def _language_differs(self, text: str) -> bool:
+        if self.language is None:
+            return False
+        ranked = _languages().rank(text)
+        return ranked[0][1] > _UNLIKELY * dict(ranked)[self.language]
+
+
+@cache
+def _languages() -> Any:
+    """py3langid's identifier: 4 MB in its wheel, 0.1 ms a caption."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _digest(text: str) -> bytes:
+    """10 bytes: of a hundred million texts, two are taken for the same with a probability below 1 %."""
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=10).digest()

@@ -1,0 +1,196 @@
+"""Reasons to reject rows: malformed, unchanged, unsafe, or too much like a row that was kept before.
+
+The checks of one row are pure predicates: they give the reason in words, or None. Only what compares rows
+with each other remembers those it kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wordbrush.triplets import EDIT_END, PROMPT_END, Triplet, normalise
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+Embed = Callable[[Sequence[str]], Vectors]
+"""N texts -> (N, D) vectors whose cosine says how alike two texts are."""
+
+MAX_CHARS = 300
+"""Of each text of a row: about what Stable Diffusion's text encoder reads of it, 75 tokens."""
+
+# Nudity and sex, sexual violence, gore, self-harm: words that nearly always make a caption unfit to be
+# painted. A first net with wide meshes: it knows no slurs, no other language and no context, so a data set
+# for the public needs a moderation model besides.
+UNSAFE_WORDS = (
+    "bdsm", "beheaded", "beheading", "bestiality", "blowjob", "bondage", "boobs", "child abuse", "cumshot",
+    "decapitated", "decapitation", "dildo", "disembowelled", "erotic", "erotica", "fetish", "genitals",
+    "gore", "gory", "hentai", "incest", "masturbating", "masturbation", "molested", "mutilated", "mutilation",
+    "naked", "nipples", "nsfw", "nude", "nudes", "nudity", "orgasm", "orgy", "penis", "porn", "porno",
+    "pornographic", "pornography", "pornstar", "rape", "raped", "raping", "rapist", "self-harm", "semen",
+    "sex", "sexual", "sexually", "sexy", "slut", "striptease", "suicide", "topless", "torture", "tortured",
+    "undressed", "upskirt", "vagina", "whore", "xxx",
+)  # fmt: skip
+_UNSAFE = re.compile(rf"(?<!\w)(?:{'|'.join(UNSAFE_WORDS)})(?!\w)", re.IGNORECASE)
+_SLICE = 256  # rows compared at once with all that were kept
+
+
+def unsafe(*texts: str) -> str | None:
+    """Whether one of the texts holds one of `UNSAFE_WORDS`, as a whole word."""
+    found = next(filter(None, map(_UNSAFE.search, texts)), None)
+    return f"unsafe: {found[0].lower()}" if found else None
+
+
+def malformed(text: str) -> str | None:
+    """Whether a text is missing, too long, of several lines, or holds a separator of the writers' format."""
+    if not any(map(str.isalnum, text)):
+        return "malformed: no words"
+    if len(text) > MAX_CHARS:
+        return f"malformed: more than {MAX_CHARS} characters"
+    if len(text.splitlines()) > 1 or any(mark.strip() in text for mark in (PROMPT_END, EDIT_END)):
+        return "malformed: not one line of plain text"
+    return None
+
+
+def unchanged(triplet: Triplet) -> str | None:
+    """Whether both captions say the same (InstructPix2Pix's rule, by `normalise`)."""
+    same = normalise(triplet.caption) == normalise(triplet.output)
+    return "unchanged: both captions are the same" if same else None
+
+
+def flaw(*texts: str) -> str | None:
+    """The first reason against one of the texts."""
+    return next(filter(None, map(malformed, texts)), None) or unsafe(*texts)
+
+
+def row_flaw(triplet: Triplet) -> str | None:
+    """The first reason against a row taken by itself."""
+    return flaw(triplet.caption, triplet.edit, triplet.output) or unchanged(triplet)
+
+
+def hashed_ngrams(texts: Sequence[str]) -> Vectors:
+    """Counts of byte trigrams, hashed with signs into 256 places: (N, 256) float32.
+
+    The default, for it needs no model and no language, and what repeats in generated rows is wording. It
+    does not see that two wordings mean the same: for that, give a sentence encoder. (The storybook's own
+    text encoder is no choice for data at large: it knows only the storybook's words.)
+    """
+    return np.stack([_hashed_ngrams(f"  {normalise(text)}  ".encode()) for text in texts])
+
+
+def _hashed_ngrams(text: bytes) -> Vectors:
+    code = np.frombuffer(text, dtype=np.uint8).astype(np.uint32)
+    mixed = (code[:-2] << 16 | code[1:-1] << 8 | code[2:]) * np.uint32(2654435761)  # modulo 2**32
+    signs = 1.0 - 2.0 * (mixed >> 23 & 1)
+    return np.bincount(mixed >> 24, weights=signs, minlength=256).astype(np.float32)
+
+
+class _Rows:
+    """Rows of one width, appended to an array that grows by doubling."""
+
+    def __init__(self, width: int, dtype: type[np.generic]) -> None:
+        self._array: Any = np.empty((64, width), dtype=dtype)
+        self._count = 0
+
+    @property
+    def all(self) -> Any:
+        """(n, width), a view."""
+        return self._array[: self._count]
+
+    def append(self, rows: Any) -> None:
+        end = self._count + len(rows)
+        if end > len(self._array):
+            grown = np.empty((2 * end, self._array.shape[1]), dtype=self._array.dtype)
+            grown[: self._count] = self.all
+            self._array = grown
+        self._array[self._count : end] = rows
+        self._count = end
+
+
+class TextDuplicates:
+    """Finds rows whose texts repeat, or nearly repeat, those of a row that it kept.
+
+    Two rows are near when the cosines of their captions, of their edits and of their outputs are, on average,
+    at least `threshold`: so one caption may have many edits, and one edit serve many captions.
+
+    Args:
+        embed: texts -> vectors.
+        threshold: from 0 to 1.
+    """
+
+    def __init__(self, embed: Embed = hashed_ngrams, threshold: float = 0.95) -> None:
+        self.embed, self.threshold = embed, threshold
+        self._texts: set[tuple[str, str, str]] = set()
+        self._kept: _Rows | None = None
+
+    def add(self, triplets: Sequence[Triplet]) -> list[str | None]:
+        """A reason for each row; those without one are kept, in order, and later rows compared with them."""
+        slices = (triplets[start : start + _SLICE] for start in range(0, len(triplets), _SLICE))
+        return [reason for rows in slices for reason in self._add(rows)]
+
+    def _add(self, rows: Sequence[Triplet]) -> list[str | None]:
+        vectors = self._embed(rows)
+        self._kept = self._kept or _Rows(vectors.shape[1], np.float32)
+        nearest = (vectors @ self._kept.all.T).max(axis=1, initial=0.0)
+        among = vectors @ vectors.T
+        reasons: list[str | None] = []
+        for i, row in enumerate(rows):
+            fresh = [j for j, reason in enumerate(reasons) if reason is None]
+            near = max(nearest[i], among[i, fresh].max(initial=0.0))
+            reasons.append(self._reason(row, float(near)))
+        self._kept.append(vectors[[reason is None for reason in reasons]])
+        return reasons
+
+    def _reason(self, row: Triplet, near: float) -> str | None:
+        key = (normalise(row.caption), normalise(row.edit), normalise(row.output))
+        if key in self._texts:
+            return "duplicate: the same texts"
+        if near >= self.threshold:
+            return "duplicate: nearly the same texts"
+        self._texts.add(key)
+        return None
+
+    def _embed(self, rows: Sequence[Triplet]) -> Vectors:
+        """(N, 3 D); the dot product of two rows is the mean of their three cosines."""
+        columns = [row.caption for row in rows], [row.edit for row in rows], [row.output for row in rows]
+        parts = np.concatenate([_unit(self.embed(column)) for column in columns], axis=1)
+        return parts / np.float32(np.sqrt(3))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def difference_hash(image: Image.Image) -> int:
+    """64-bit dHash: which of two neighbours is brighter, in the picture at 9 x 8 pixels and in grey.
+
+    Scaling, compression and small changes of colour leave most bits alone; unlike pictures differ in about
+    half of them.
+    """
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes())
+
+
+class ImageDuplicates:
+    """Finds rows whose pictures all look like those of a row that it kept.
+
+    Args:
+        num_images: pictures of a row: 2 for before and after.
+        distance: bits of 64 in which the hashes of two like pictures may differ, at most.
+    """
+
+    def __init__(self, num_images: int = 2, distance: int = 4) -> None:
+        self.distance = distance
+        self._kept = _Rows(num_images, np.uint64)
+
+    def add(self, *images: Image.Image) -> str | None:
+        """A reason against a row of pictures, or None: then it is kept, and later rows compared with it."""
+        hashes = np.array([difference_hash(image) for image in images], dtype=np.uint64)
+        apart = np.bitwise_count(self._kept.all ^ hashes).max(axis=1)
+        if (apart <= self.distance).any():
+            return "duplicate: nearly the same pictures"
+        self._kept.append(hashes[None])
+        return None

@@ -1,0 +1,181 @@
+"""The instruction writer: a causal language model that answers a caption with an edit and the edited caption.
+
+Trained in InstructPix2Pix's text format (2211.09800) on triplets: a given model by LoRA (2106.09685), or a
+small one from scratch, whose triplets are by default the storybook's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from pydantic import Field
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from wordbrush.language_model import load_language_model
+from wordbrush.models import quiet
+from wordbrush.storybook.edits import draw_edit
+from wordbrush.storybook.scenes import scene_rng
+from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
+from wordbrush.triplets import Triplet, completion, normalise, prompt, read_triplets
+
+_END = "<|endoftext|>"
+_CONTEXT = 1024  # tokens that the small model can tell apart by place: a prompt and all of an answer
+_SAMPLE = 5000  # storybook triplets from which the tokenizer learns its words
+
+Draw = Callable[[int], Triplet]
+
+
+class Config(LoopConfig):
+    """Defaults of the storybook's instruction writer."""
+
+    data: list[Path] = Field([], description="JSONL files of triplets; none: the storybook's own")
+    model: str | None = Field(
+        None, description="a folder or hub id to fine-tune by LoRA; none: a small model from scratch"
+    )
+    steps: int = 6000
+    batch_size: int = 64
+    learning_rate: float = Field(2e-3, gt=0, description="2e-4 suits LoRA")
+    max_tokens: int = Field(256, ge=16, description="of a triplet; what is longer is cut")
+    lora_rank: int = Field(16, ge=1)
+    vocabulary: int = Field(1500, ge=300, description="tokens of the small model")
+    width: int = Field(192, description="of the small model; a multiple of 32")
+    layers: int = Field(6, ge=1, description="of the small model")
+
+
+class TokenisedTriplets(Dataset[dict[str, Any]]):
+    """Index -> the tokens of a triplet, padded on the right; where its completion starts, where it ends."""
+
+    def __init__(self, draw: Draw, tokenizer: Any, max_tokens: int) -> None:
+        self.draw, self.tokenizer, self.max_tokens = draw, tokenizer, max_tokens
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        triplet = self.draw(index)
+        given = self.tokenizer(prompt(triplet.caption)).input_ids
+        answer = self.tokenizer(completion(triplet), add_special_tokens=False).input_ids
+        tokens = torch.tensor([*given, *answer][: self.max_tokens])
+        padded = F.pad(tokens, (0, self.max_tokens - len(tokens)), value=self.tokenizer.pad_token_id)
+        return {"tokens": padded, "start": len(given), "end": len(tokens)}
+
+
+def storybook_triplet(index: int) -> Triplet:
+    """Triplet number `index` of the storybook's training split; its captions always differ."""
+    rng = scene_rng("train", index)
+    while True:
+        edit = draw_edit(rng, "train")
+        if normalise(edit.source_caption) != normalise(edit.target_caption):  # moves and swaps keep it
+            return Triplet(caption=edit.source_caption, edit=edit.instruction, output=edit.target_caption)
+
+
+def read_rows(files: Iterable[Path]) -> list[Triplet]:
+    """All triplets of the files.
+
+    Raises:
+        UsageError: a file cannot be read.
+        TrainingError: there are none.
+    """
+    rows = [row for file in files for row in read_triplets(file)]
+    if not rows:
+        raise TrainingError("the files of triplets have no rows")
+    return rows
+
+
+def draw_from(rows: Sequence[Triplet]) -> Draw:
+    """Index -> a row, drawn with replacement."""
+    return lambda index: rows[int(np.random.default_rng((6, index)).integers(len(rows)))]
+
+
+class InstructionWriterRecipe:
+    """Fine-tunes a model, or trains a small one; the loss is that of the completions alone."""
+
+    def __init__(self, config: Config) -> None:
+        torch.manual_seed(config.seed)  # of the new weights
+        self.config = config
+        rows = read_rows(config.data) if config.data else None
+        self.draw = draw_from(rows) if rows else storybook_triplet
+        self.model: nn.Module
+        if config.model is None:
+            known = rows or map(storybook_triplet, range(_SAMPLE))
+            self.tokenizer: Any = train_tokenizer(known, config.vocabulary)
+            self.model = build_model(config, self.tokenizer)
+        else:
+            base, self.tokenizer = load_language_model(config.model)
+            self.model = _with_lora(base, config.lora_rank)
+
+    def samples(self) -> Dataset[dict[str, Any]]:
+        """Endless draws of triplets."""
+        return TokenisedTriplets(self.draw, self.tokenizer, self.config.max_tokens)
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the completions' tokens, and the share of them that is the likeliest token."""
+        tensors = move(batch, model)
+        tokens = tensors["tokens"][:, : int(tensors["end"].max())]
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        present = place < tensors["end"][:, None]
+        targets = tokens.where(present & (place >= tensors["start"][:, None]), -100)[:, 1:]
+        logits = model(input_ids=tokens, attention_mask=present.long()).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+        right = (logits.argmax(-1) == targets).sum() / (targets != -100).sum()
+        return {"loss": loss, "accuracy": right}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """A folder of transformers, or of PEFT's adapter; with the tokenizer."""
+        with quiet():
+            model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        self.tokenizer.save_pretrained(folder)
+
+
+def _with_lora(base: nn.Module, rank: int) -> nn.Module:
+    options = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return get_peft_model(base, options)
+
+
+def train_tokenizer(triplets: Iterable[Triplet], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level byte-pair encoding of the triplets' words; any text can be written in it."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[_END], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator(_texts(triplets), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=_END, pad_token=_END, padding_side="left", model_max_length=_CONTEXT
+    )
+
+
+def _texts(triplets: Iterable[Triplet]) -> Iterator[str]:
+    for triplet in triplets:
+        yield from (prompt(triplet.caption), completion(triplet))
+
+
+def build_model(config: Config, tokenizer: Any) -> LlamaForCausalLM:
+    """A small Llama (2302.13971) of stock parts."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.width,
+            intermediate_size=3 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.width // 32,
+            max_position_embeddings=_CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def main(config: Config) -> None:
+    """Trains, or goes on training, the instruction writer."""
+    train(InstructionWriterRecipe(config), config)
