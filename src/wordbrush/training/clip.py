@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import Field
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, trai
 
 CONTEXT = 48  # tokens, start and end included
 _PROJECTION = 192
+_MEAN, _STD = 0.5, 0.25  # of channels in [0, 1]
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -82,7 +84,7 @@ class ClipRecipe:
         """Contrastive over captions, plus contrastive over what the edits changed."""
         tensors = move(batch, model)
         clip: Any = getattr(model, "module", model)
-        pixels = (tensors["pixels"].flatten(0, 1) / 255.0 - 0.5) / 0.25
+        pixels = (tensors["pixels"].flatten(0, 1) / 255.0 - _MEAN) / _STD
         pictures = clip.visual_projection(clip.vision_model(pixels).pooler_output)
         # The text tower is causal, so what follows the last end of a text changes nothing but the time.
         tokens = tensors["tokens"][..., : int(tensors["lengths"].max())]
@@ -98,8 +100,10 @@ class ClipRecipe:
         return {"loss": caption_loss + 0.5 * edit_loss, "recall": recall, "edit_recall": edit_recall}
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """`text_encoder/` holds the whole `CLIPModel`, `tokenizer/` its tokenizer."""
+        """`text_encoder/` holds the whole `CLIPModel` and its preprocessing, `tokenizer/` its tokenizer."""
         model.save_pretrained(folder / "text_encoder")  # pyright: ignore[reportCallIssue]
+        config = json.dumps(preprocessor_config(self.config.image_size), indent=2)
+        (folder / "text_encoder" / "preprocessor_config.json").write_text(config + "\n")
         self.tokenizer.save_pretrained(folder / "tokenizer")
 
 
@@ -145,6 +149,23 @@ def build_clip(config: Config, vocabulary: int) -> CLIPModel:
     )
     towers: Any = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
     return CLIPModel(CLIPConfig(**towers, projection_dim=_PROJECTION))
+
+
+def preprocessor_config(side: int) -> dict[str, Any]:
+    """What `CaptionedEdits` and `ClipRecipe.losses` do to pictures, as transformers' `CLIPImageProcessor`."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": int(Image.Resampling.BOX),
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [_MEAN] * 3,
+        "image_std": [_STD] * 3,
+    }
 
 
 def train_tokenizer(rows: list[dict[str, str]], size: int = 2000) -> CLIPTokenizer:

@@ -1,0 +1,141 @@
+"""Which generated pairs are kept: InstructPix2Pix's filter by CLIP (2211.09800, section 3.1.2)."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """CLIP's four scores of one pair, each in [-1, 1].
+
+    Attributes:
+        clip_sim_0: Of the picture before and its caption.
+        clip_sim_1: Of the picture after and its caption.
+        clip_sim_dir: Of the change of the pictures and the change of the captions.
+        clip_sim_image: Of the two pictures.
+    """
+
+    clip_sim_0: float
+    clip_sim_1: float
+    clip_sim_dir: float
+    clip_sim_image: float
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Sequence[float]]) -> list[Similarities]:
+        """One for each row of the four columns."""
+        return [cls(*row) for row in zip(*(columns[name] for name in SCORES), strict=True)]
+
+
+SCORES = tuple(f.name for f in fields(Similarities))
+
+
+class Thresholds(BaseModel):
+    """The least score of each kind that is kept, in the order in which they are asked, and how many pairs.
+
+    The defaults are the paper's; the released code takes 0.7 for `clip_sim_image`. They suit OpenAI's
+    ViT-L/14: another CLIP needs others, see `calibrate`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip_sim_image: float = Field(default=0.75, ge=-1, le=1, description="the two pictures are alike")
+    clip_sim_dir: float = Field(default=0.2, ge=-1, le=1, description="they differ as their captions do")
+    clip_sim_0: float = Field(default=0.2, ge=-1, le=1, description="the first shows its caption")
+    clip_sim_1: float = Field(default=0.2, ge=-1, le=1, description="the second shows its caption")
+    keep: int = Field(default=4, ge=1, description="pairs of one unit that are kept, by clip_sim_dir")
+
+    def failure(self, scores: Similarities) -> str | None:
+        """The first score that is too low (or not a number); None where all are high enough."""
+        return next((n for n in PREDICATES if not getattr(scores, n) >= getattr(self, n)), None)
+
+
+PREDICATES = tuple(name for name in Thresholds.model_fields if name != "keep")
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Where pairs went; funnels of several units add up.
+
+    Attributes:
+        drawn: All pairs.
+        failed: How many fell at each predicate, in order; a pair counts at the first.
+        surplus: Good ones beyond those that a unit keeps.
+    """
+
+    drawn: int = 0
+    failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREDICATES, 0))
+    surplus: int = 0
+
+    @property
+    def kept(self) -> int:
+        """What is left."""
+        return self.drawn - sum(self.failed.values()) - self.surplus
+
+    def __add__(self, other: Funnel) -> Funnel:
+        failed = {name: self.failed[name] + other.failed[name] for name in PREDICATES}
+        return Funnel(self.drawn + other.drawn, failed, self.surplus + other.surplus)
+
+
+def select(scores: Sequence[Similarities], thresholds: Thresholds) -> tuple[list[int], Funnel]:
+    """Filter the pairs of one unit.
+
+    Returns:
+        The indices of the pairs that are kept, the highest `clip_sim_dir` first (of equals the earlier); and
+        where the others went.
+    """
+    failures = [thresholds.failure(score) for score in scores]
+    good = [i for i, failure in enumerate(failures) if failure is None]
+    good.sort(key=lambda i: -scores[i].clip_sim_dir)
+    counts = Counter(failures)
+    failed = {name: counts[name] for name in PREDICATES}
+    return good[: thresholds.keep], Funnel(len(scores), failed, max(0, len(good) - thresholds.keep))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds for one CLIP, and the shares of true and of mismatched pairs that pass all of them."""
+
+    thresholds: Thresholds
+    true_share: float
+    mismatched_share: float
+
+
+def calibrate(
+    true: Sequence[Similarities], mismatched: Sequence[Similarities], *, share: float = 0.9, keep: int = 4
+) -> Calibration:
+    """Thresholds at which a share of the true pairs passes.
+
+    All four stand at the same quantile of the true pairs' scores, the highest at which at least `share` of
+    these pairs pass all four at once.
+
+    Args:
+        true: Scores of pairs that are as they should be.
+        mismatched: Scores of the same pairs with other captions or pictures; only measured.
+        share: In (0, 1].
+        keep: Goes into the thresholds as it is.
+
+    Raises:
+        ValueError: There are no true pairs, or the share is out of range.
+    """
+    if not true or not 0 < share <= 1:
+        raise ValueError(f"cannot calibrate with {len(true)} pairs and a share of {share}")
+    ordered = {name: sorted(getattr(score, name) for score in true) for name in PREDICATES}
+    # A pair passes the values of rank r if none of its own ranks is lower.
+    ranks = sorted(
+        min(bisect_right(ordered[name], getattr(score, name)) - 1 for name in PREDICATES) for score in true
+    )
+    rank = ranks[len(true) - math.ceil(share * len(true))]
+    thresholds = Thresholds(**{name: ordered[name][rank] for name in PREDICATES}, keep=keep)
+    return Calibration(thresholds, _share(true, thresholds), _share(mismatched, thresholds))
+
+
+def _share(scores: Sequence[Similarities], thresholds: Thresholds) -> float:
+    passed = sum(thresholds.failure(score) is None for score in scores)
+    return passed / len(scores) if scores else 0.0

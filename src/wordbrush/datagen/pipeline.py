@@ -1,0 +1,342 @@
+"""The data engine: captions -> instructions -> pairs -> filter -> shards, each unit exactly once.
+
+A run works in DIR.work, and its data set appears under DIR once it is whole. All that is done in between is a
+file that is renamed into its place (a block of instructions, the list of units, a unit), so a run that was
+killed at any moment goes on by being started again. What a unit becomes depends on the configuration and on
+the unit alone: however often it was killed, a run ends in the same rows, in the order of the units, in shards
+of the same bytes. (The last bits of a picture belong to the kind of processor that painted it.)
+
+    DIR.work/run.json         what decides the rows
+    DIR.work/captions.json    captions that passed the filter of captions (of a run with a writer)
+    DIR.work/written/         their triplets, in blocks, and the journal of an endpoint
+    DIR.work/units.json       all units, after the checks of triplets
+    DIR.work/units/           the ledger
+
+    DIR/data/*.parquet        the rows, see `shards`
+    DIR/README.md             the card
+    DIR/triplets.jsonl        all units, also those of which no pair was kept
+    DIR/run.json              what decided the rows, and where captions, triplets and pairs went
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from wordbrush.datagen.captions import CaptionFilter, read_captions, storybook_captions
+from wordbrush.datagen.checks import TextDuplicates, row_flaw
+from wordbrush.datagen.config import Config, StorybookTriplets, WrittenTriplets, identity
+from wordbrush.datagen.filters import Funnel
+from wordbrush.datagen.ledger import Ledger
+from wordbrush.datagen.progress import Display, funnel_text
+from wordbrush.datagen.rows import DataError
+from wordbrush.datagen.runners import Runner, Runners
+from wordbrush.datagen.shards import write_card, write_shards
+from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
+from wordbrush.errors import OutputError, UsageError, WordbrushError
+from wordbrush.models import one_line
+from wordbrush.outputs import make_folder
+from wordbrush.provenance import atomic_file
+from wordbrush.storybook.edits import SceneEdit, draw_edit
+from wordbrush.storybook.scenes import scene_rng
+from wordbrush.triplets import Caption, Triplet, read_triplets
+
+BLOCK = 128
+"""Captions that a writer is given at once."""
+_RUN = "run.json"
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Captions(BaseModel):
+    """Captions to write for, and where those that were read went."""
+
+    counts: dict[str, int]
+    captions: list[Caption]
+
+
+class Unit(BaseModel):
+    """One pair of captions, and what leads from one to the other."""
+
+    unit: str
+    caption: str
+    edit: str
+    output: str
+    task: str = ""
+    """Emu Edit's name of the kind of edit, where it is known."""
+
+
+class Units(BaseModel):
+    """All units of a run in order, and where captions and triplets went before."""
+
+    captions: dict[str, int]
+    triplets: dict[str, int]
+    units: list[Unit]
+
+
+class Made(BaseModel):
+    """What a finished run says of itself, in its run.json."""
+
+    made_from: dict[str, Any]
+    captions: dict[str, int]
+    triplets: dict[str, int]
+    pairs: dict[str, Any]
+    rows: int
+
+    def as_text(self) -> str:
+        """Where everything went, in a line for each stage."""
+        lines = [
+            f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+            for name, counts in (("captions", self.captions), ("triplets", self.triplets))
+            if counts
+        ]
+        return "\n".join([*lines, f"pairs: {funnel_text(Funnel(**self.pairs))}"])
+
+
+def make(config: Config, folder: Path, runners: Runners, display: Display) -> Made:
+    """Make a data set, or go on with it.
+
+    Args:
+        config: Of the run.
+        folder: The data set; must not exist, unless this run made it.
+        runners: Where the stages run.
+        display: Is shown the progress.
+
+    Raises:
+        UsageError: The folder holds something else or a run with other settings, or is in use.
+        OutputError: Something cannot be written, such as on a full disk; what was done before stays good.
+        WordbrushError: Whatever keeps a stage from working.
+    """
+    folder, made_from = folder.resolve(), identity(config)
+    work = folder.with_name(f"{folder.name}.work")
+    if folder.is_dir() and any(folder.iterdir()):
+        made = _already_made(folder, made_from)
+        shutil.rmtree(work, ignore_errors=True)
+        return made
+    make_folder(work)
+    with _alone(work):
+        _claim(work, made_from)
+        units = list_units(config, work, runners.instructions, display)
+        ledger = Ledger(work / "units")
+        funnel = _make_pairs(config, units, ledger, runners.pairs, display)
+        if not funnel.kept:
+            raise WordbrushError(
+                f"no pair passed the filter ({funnel_text(funnel)}): lower its thresholds, and start anew "
+                f"without {work}"
+            )
+        made = Made(
+            made_from=made_from,
+            captions=units.captions,
+            triplets=units.triplets,
+            pairs=asdict(funnel),
+            rows=funnel.kept,
+        )
+        _assemble(config, made, units, ledger, folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return made
+
+
+def _already_made(folder: Path, made_from: dict[str, Any]) -> Made:
+    try:
+        made = Made.model_validate_json((folder / _RUN).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{folder} exists, and is not of this command: choose another folder") from error
+    _compare(folder, made.made_from, made_from)
+    return made
+
+
+@contextmanager
+def _alone(work: Path) -> Generator[None]:
+    """Keeps a second process away; the system drops the lock when this one ends, however that is."""
+    try:
+        with FileLock(work / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UsageError(f"another process is working in {work}: wait for it or stop it") from error
+
+
+def _claim(work: Path, made_from: dict[str, Any]) -> None:
+    """Write down what the run is, or see that it is the same as before."""
+    path = work / _RUN
+    if not path.exists():
+        _write(path, json.dumps(made_from, indent=2))
+    try:
+        _compare(work, json.loads(path.read_bytes()), made_from)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}): delete {work} to start anew") from error
+
+
+def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in _paths(old) | _paths(new) if _at(old, name) != _at(new, name)]
+    if changed:
+        raise UsageError(
+            f"{folder} is of a run with another {'.'.join(sorted(changed)[0])}: choose another folder, or "
+            "delete this one"
+        )
+
+
+def _paths(settings: dict[str, Any]) -> set[tuple[str, ...]]:
+    """The names of all settings, each with those of the tables around it."""
+    found: set[tuple[str, ...]] = set()
+    for name, value in settings.items():
+        inner: set[tuple[str, ...]] = _paths(value) if isinstance(value, dict) else {()}
+        found |= {(name, *path) for path in inner}
+    return found
+
+
+def _at(settings: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
+
+
+def list_units(config: Config, work: Path, run: Runner, display: Display) -> Units:
+    """All units of a run; made once, and then read from `work`."""
+
+    def listed() -> Units:
+        captions, triplets, rejected = _triplets(config, work, run, display)
+        units, counts = _checked(triplets, config.triplets.likeness)
+        return Units(captions=captions, triplets={"kept": len(units)} | rejected | counts, units=units)
+
+    units = _once(work / "units.json", Units, listed)
+    if not units.units:
+        raise UsageError("there are no triplets to make pairs of: see [triplets]")
+    return units
+
+
+def _triplets(
+    config: Config, work: Path, run: Runner, display: Display
+) -> tuple[dict[str, int], Iterable[tuple[Triplet, str]], dict[str, int]]:
+    """Where captions went; triplets, each with its task or ""; and why others were not written."""
+    settings = config.triplets
+    if isinstance(settings, StorybookTriplets):
+        return {}, storybook_triplets(settings), {}
+    if isinstance(settings, WrittenTriplets):
+        captions = _once(work / "captions.json", Captions, partial(_read_captions, settings))
+        blocks = _written(settings, captions.captions, work / "written", run, display)
+        rejected = sum((Counter(block.rejected) for block in blocks), Counter[str]())
+        return captions.counts, ((row, "") for block in blocks for row in block.triplets), dict(rejected)
+    return {}, ((row, "") for row in read_triplets(settings.path)[: settings.count]), {}
+
+
+def storybook_triplets(settings: StorybookTriplets) -> Iterator[tuple[Triplet, str]]:
+    """Edits that the storybook draws, each with its task."""
+
+    def edits() -> Iterator[SceneEdit]:
+        number = 0
+        while True:
+            edit = draw_edit(scene_rng(settings.split, number), settings.split)
+            number += 1
+            if edit.operation in settings.operations:
+                yield edit
+
+    for edit in islice(edits(), settings.count):
+        yield (
+            Triplet(caption=edit.source_caption, edit=edit.instruction, output=edit.target_caption),
+            edit.task,
+        )
+
+
+def _read_captions(settings: WrittenTriplets) -> Captions:
+    if settings.captions == "storybook":
+        captions = storybook_captions()
+    else:
+        captions = read_captions(settings.captions, split=settings.captions_split, column=settings.column)
+    keep = CaptionFilter(settings.language or None)
+    kept = list(islice(keep(captions), settings.count))
+    return Captions(counts=dict(keep.counts), captions=kept)
+
+
+def _written(
+    settings: WrittenTriplets, captions: list[Caption], folder: Path, run: Runner, display: Display
+) -> list[Written]:
+    """What the writer wrote, block by block."""
+    make_folder(folder)
+    blocks = [captions[start : start + BLOCK] for start in range(0, len(captions), BLOCK)]
+    records = [
+        {"block": number, "texts": [c.text for c in block], "urls": [c.url for c in block]}
+        for number, block in enumerate(blocks)
+    ]
+    paths = [folder / f"{number:06d}.json" for number in range(len(blocks))]
+    pending = [record for record, path in zip(records, paths, strict=True) if not path.exists()]
+    with display.stage("instructions", len(records), len(records) - len(pending), "blocks") as advance:
+        for record in run(partial(WriteInstructions, settings, folder), pending) if pending else ():
+            advance(f"cost {record['cost']:.2f}" if record["cost"] else "")
+    return [_read(path, Written) for path in paths]
+
+
+def _checked(triplets: Iterable[tuple[Triplet, str]], likeness: float) -> tuple[list[Unit], dict[str, int]]:
+    """Those that nothing speaks against, numbered; and how often what spoke against the others."""
+    rows = list(triplets)
+    flaws = [row_flaw(triplet) for triplet, _ in rows]
+    sound = [row for row, flaw in zip(rows, flaws, strict=True) if flaw is None]
+    repeated = TextDuplicates(threshold=likeness).add([triplet for triplet, _ in sound])
+    kept = [row for row, reason in zip(sound, repeated, strict=True) if reason is None]
+    units = [
+        Unit(unit=f"{i:07d}", caption=triplet.caption, edit=triplet.edit, output=triplet.output, task=task)
+        for i, (triplet, task) in enumerate(kept)
+    ]
+    return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))
+
+
+def _make_pairs(config: Config, units: Units, ledger: Ledger, run: Runner, display: Display) -> Funnel:
+    """Bring all units into the ledger."""
+    done = ledger.done()
+    pending = [unit.model_dump() for unit in units.units if unit.unit not in done]
+    funnel = sum(done.values(), Funnel())
+    with display.stage("pairs", len(units.units), len(done), "units") as advance:
+        for record in run(partial(MakeUnit, config, ledger.folder), pending) if pending else ():
+            funnel += Funnel(**record["funnel"])
+            advance(funnel_text(funnel))
+    return funnel
+
+
+def _assemble(config: Config, made: Made, units: Units, ledger: Ledger, folder: Path) -> None:
+    """The data set from the ledger; it takes its name when it is whole."""
+    dataset = ledger.folder.with_name("dataset")
+    shutil.rmtree(dataset, ignore_errors=True)
+    make_folder(dataset)
+    rows = write_shards(dataset, config.split, ledger.rows(unit.unit for unit in units.units))
+    if rows != made.rows:
+        raise DataError(
+            f"{ledger.folder} holds {rows} rows, not {made.rows}: rows were lost; delete "
+            f"{ledger.folder.parent} to start anew"
+        )
+    write_card(dataset, [config.split], folder.name)
+    _write(dataset / "triplets.jsonl", "".join(f"{unit.model_dump_json()}\n" for unit in units.units))
+    _write(dataset / _RUN, made.model_dump_json(indent=2))
+    try:
+        dataset.replace(folder)
+    except OSError as error:
+        raise OutputError(f"cannot name the data set {folder}: {error.strerror}") from error
+
+
+def _once(path: Path, kind: type[_M], make: Callable[[], _M]) -> _M:
+    """Read what an earlier run wrote, or make and write it."""
+    if path.exists():
+        return _read(path, kind)
+    made = make()
+    _write(path, made.model_dump_json())
+    return made
+
+
+def _read(path: Path, kind: type[_M]) -> _M:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path} is damaged: delete it, and run again") from error
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path, overwrite=True) as file:
+        file.write(text.encode())

@@ -1,0 +1,187 @@
+"""The stages of the data engine: callable classes, a record in and a record out.
+
+A worker makes one of `WriteInstructions` and `MakeUnit` and calls it with record after record; whether the
+worker is this process, another one or an actor of Ray Data makes no difference to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from pydantic import BaseModel
+
+from wordbrush.datagen.checks import ImageDuplicates
+from wordbrush.datagen.config import Config, WrittenTriplets
+from wordbrush.datagen.endpoint import EndpointWriter
+from wordbrush.datagen.filters import SCORES, Funnel, Similarities, Thresholds, select
+from wordbrush.datagen.instructions import InstructionWriter, Rejected
+from wordbrush.datagen.ledger import Ledger
+from wordbrush.datagen.local_writer import LocalWriter
+from wordbrush.datagen.pairs import PairGenerator, PairSettings, Pixels, draw_samples, score_pairs
+from wordbrush.datagen.rows import Row, encode_png
+from wordbrush.perception.clip import Clip
+from wordbrush.provenance import atomic_file
+from wordbrush.triplets import Caption, Triplet, read_triplets
+
+Record = dict[str, Any]
+
+
+class Stage(Protocol):
+    """One step of the work on a record."""
+
+    def __call__(self, record: Record) -> Record:
+        """The record after this stage."""
+        ...
+
+
+class Written(BaseModel):
+    """What a writer made of a block of captions: the triplets, and how often each reason was against one."""
+
+    triplets: list[Triplet]
+    rejected: dict[str, int]
+
+
+class WriteInstructions:
+    """A block of captions -> triplets, in the file FOLDER/BLOCK.json.
+
+    Blocks are of one size, so what is written in one does not hang on how far an earlier run came.
+
+    Args:
+        settings: Which writer.
+        folder: Exists. An endpoint's journal goes there too.
+    """
+
+    def __init__(self, settings: WrittenTriplets, folder: Path) -> None:
+        self.folder, self.writer = folder, _writer(settings, folder)
+
+    def __call__(self, record: Record) -> Record:
+        """`block`, `texts`, `urls` -> `block`, and `cost` of all blocks so far."""
+        captions = [
+            Caption(text=text, url=url) for text, url in zip(record["texts"], record["urls"], strict=True)
+        ]
+        outcomes = self.writer.write(captions)
+        reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Rejected))
+        triplets = [outcome for outcome in outcomes if isinstance(outcome, Triplet)]
+        with atomic_file(self.folder / f"{record['block']:06d}.json", overwrite=True) as file:
+            file.write(Written(triplets=triplets, rejected=reasons).model_dump_json().encode())
+        return {"block": record["block"], "cost": getattr(self.writer, "cost", 0.0)}
+
+
+def _writer(settings: WrittenTriplets, folder: Path) -> InstructionWriter:
+    if settings.endpoint is not None:
+        examples = [] if settings.examples is None else read_triplets(settings.examples)
+        return EndpointWriter(settings.endpoint, examples, folder / "journal.jsonl")
+    assert settings.local is not None  # checked by the settings
+    return LocalWriter.load(settings.local.model, device=settings.local.device, sampling=settings.local)
+
+
+class MakePairs:
+    """A unit's captions -> all its pairs of pictures, with what was drawn for each and its scores.
+
+    Args:
+        settings: How to draw and paint.
+        seed: The run's.
+    """
+
+    def __init__(self, settings: PairSettings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.generator = PairGenerator.load(settings)
+        self.clip = Clip.load(settings.clip, device=self.generator.model.device)
+
+    def __call__(self, record: Record) -> Record:
+        """`unit`, `caption`, `output` -> also `pixels` (N, 2, H, W, 3), draws and scores, lists of N."""
+        caption, output = record["caption"], record["output"]
+        draws = draw_samples(self.settings, self.seed, record["unit"])
+        pixels = self.generator(caption, output, draws)
+        drawn = [asdict(draw) for draw in draws]
+        columns = {name: [values[name] for values in drawn] for name in drawn[0]}
+        scores = score_pairs(self.clip, pixels, caption, output)
+        return record | columns | {"pixels": pixels} | {n: column.tolist() for n, column in scores.items()}
+
+
+_OF_A_PAIR = ("seed", "p2p_threshold", "guidance_scale", *SCORES)
+
+
+class FilterPairs:
+    """All pairs of a unit -> the best that pass, and of those that look alike only the first.
+
+    Args:
+        thresholds: What must be passed, and how many are kept.
+    """
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+
+    def __call__(self, record: Record) -> Record:
+        """The same columns, shorter; and `funnel`, whose surplus counts repetitions too."""
+        scores = Similarities.from_columns({name: record[name] for name in SCORES})
+        everyone = self.thresholds.model_copy(update={"keep": len(scores)})
+        order, funnel = select(scores, everyone)
+        kept = _distinct(record["pixels"], order)[: self.thresholds.keep]
+        columns = {name: [record[name][i] for i in kept] for name in _OF_A_PAIR}
+        funnel = replace(funnel, surplus=len(order) - len(kept))
+        return record | columns | {"pixels": record["pixels"][kept], "funnel": asdict(funnel)}
+
+
+def _distinct(pixels: Pixels, order: Sequence[int]) -> list[int]:
+    seen = ImageDuplicates()
+    return [i for i in order if seen.add(*map(Image.fromarray, pixels[i])) is None]
+
+
+class StoreUnit:
+    """The rows of a unit -> the ledger.
+
+    Args:
+        folder: The ledger's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder)
+
+    def __call__(self, record: Record) -> Record:
+        """Commits the unit; -> `unit`, `funnel`."""
+        rows = [_row(record, i) for i in range(len(record["pixels"]))]
+        self.ledger.store(record["unit"], rows, Funnel(**record["funnel"]))
+        return {"unit": record["unit"], "funnel": record["funnel"]}
+
+
+def _row(record: Record, i: int) -> Row:
+    before, after = (encode_png(Image.fromarray(picture)) for picture in record["pixels"][i])
+    return Row(
+        input_image=before,
+        edit_prompt=record["edit"],
+        edited_image=after,
+        source_caption=record["caption"],
+        target_caption=record["output"],
+        task=record["task"] or None,
+        unit=record["unit"],
+        **{name: record[name][i] for name in _OF_A_PAIR},
+    )
+
+
+class MakeUnit:
+    """A unit from its captions to the ledger.
+
+    One worker does all of it: the pictures that the filter drops, nearly all, never leave it.
+
+    Args:
+        config: Of the run.
+        folder: The ledger's.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.stages: tuple[Stage, ...] = (
+            MakePairs(config.pairs, config.seed),
+            FilterPairs(config.filter),
+            StoreUnit(folder),
+        )
+
+    def __call__(self, record: Record) -> Record:
+        """`unit`, `caption`, `edit`, `output`, `task` -> `unit`, `funnel`."""
+        return reduce(lambda record, stage: stage(record), self.stages, record)

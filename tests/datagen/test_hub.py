@@ -1,0 +1,94 @@
+"""Fetching and uploading over real HTTP, against a small server."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.datagen.edits import rows
+from tests.datagen.hub_server import REPO, Client, Hub
+from wordbrush.datagen.hub import KNOWN, get, push
+from wordbrush.datagen.rows import DataError
+from wordbrush.datagen.shards import write_card, write_shards
+from wordbrush.errors import UsageError
+
+CHUNK = 10 << 20  # what the hub's client writes at once
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    shard = random.Random(0).randbytes(CHUNK * 5 // 2)
+    server = Hub({"README.md": b"# Edits", "data/train-00000.parquet": shard})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def data(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(hub, str(tmp_path_factory.mktemp("home")), HF_HUB_OFFLINE="0")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def offline(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(hub, str(tmp_path_factory.mktemp("home")), HF_HUB_OFFLINE="1", HF_TOKEN="hf_secret")
+    yield client
+    client.close()
+
+
+def test_a_broken_download_goes_on(hub: Hub, data: Client, tmp_path: Path):
+    words = ("get", REPO, "--out", str(tmp_path / "edits"))
+    hub.faults = [CHUNK + 100, 0]
+    code, out, err = data(*words)
+    assert (code, out, hub.faults) == (1, "", [])
+    assert err.splitlines()[-1].startswith(f"wordbrush: cannot fetch {REPO}: ")
+    assert hub.ranges == [None, f"bytes={CHUNK}-"]  # within the file
+
+    hub.asked.clear()
+    assert data(*words) == (0, f"{tmp_path / 'edits'}\n", "")
+    for name, content in hub.files.items():
+        assert (tmp_path / "edits" / name).read_bytes() == content
+    assert not [line for line in hub.asked if line.endswith("README.md")]  # with the files that were missing
+
+    hub.asked.clear()
+    assert data(*words)[0] == 0
+    assert not [line for line in hub.asked if "/resolve/" in line]
+
+
+def test_what_cannot_be_fetched_is_one_line(data: Client, offline: Client):
+    for client, repo in ((data, "owner/none"), (offline, REPO)):
+        code, out, err = client("get", repo)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"wordbrush: cannot fetch {repo}: ") and err.count("\n") == 1
+
+
+def test_an_upload_sends_the_card_and_the_shards(hub: Hub, data: Client, offline: Client, tmp_path: Path):
+    folder = tmp_path / "edits"
+    write_shards(folder, "train", rows(4))
+    write_card(folder, ["train"], "Edits")
+    (folder / "run.json").write_text("{}")
+    (folder / "private.txt").write_text("mine")
+    for client, hint in ((data, "hf auth login"), (offline, "HF_HUB_OFFLINE")):
+        code, out, err = client("push", str(folder), REPO)
+        assert (code, out) == (1, "")
+        assert hint in err and err.count("\n") == 1 and not hub.uploaded
+
+    code, out, err = data("push", str(folder), REPO, HF_TOKEN="hf_secret")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{hub.url}/datasets/{REPO}") and "hf_secret" not in out
+    names = ("README.md", "data/train-00000.parquet", "run.json")
+    assert hub.uploaded == {name: (folder / name).read_bytes() for name in names}
+    assert "Bearer hf_secret" in hub.tokens
+
+
+def test_names_are_checked_before_anything_is_asked(tmp_path: Path):
+    for wrong in ("nowhere", "a/b/c", "../..", "https://huggingface.co/a/b"):
+        with pytest.raises(UsageError, match="MagicBrush"):
+            get(wrong)
+        with pytest.raises(UsageError, match="OWNER/NAME"):
+            push(tmp_path, wrong)
+    with pytest.raises(DataError, match="convert"):
+        push(tmp_path, "a/b")
+    assert all(known.count("/") == 1 for known in KNOWN)

@@ -1,0 +1,497 @@
+"""The data engine as a whole: what comes out, and that it does not matter when or how often it was killed."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from tests.datagen.engine import configure, save_models, to_toml, triplets
+from tests.datagen.test_endpoint import Server, edits, server  # noqa: F401
+from wordbrush.cli import main
+from wordbrush.datagen import pipeline
+from wordbrush.datagen.config import Config, StorybookTriplets, read_config
+from wordbrush.datagen.filters import SCORES, Funnel, Thresholds
+from wordbrush.datagen.pairs import Draw, PairGenerator, draw_samples
+from wordbrush.datagen.pipeline import make, storybook_triplets
+from wordbrush.datagen.progress import Display
+from wordbrush.datagen.rows import decode
+from wordbrush.datagen.runners import Build, Runners, choose_runners
+from wordbrush.datagen.sources import open_parts, read_rows
+from wordbrush.datagen.stages import FilterPairs, Record
+from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.triplets import Triplet, read_triplets, write_triplets
+
+QUIET = Display(Console(file=io.StringIO()), every=float("inf"))
+FORK = multiprocessing.get_context("fork")  # a process that need not import torch anew
+
+
+@pytest.fixture(autouse=True)
+def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizers that were used before a fork complain on standard error unless told how to run."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> Config:
+    """24 units from a file."""
+    path = tmp_path_factory.mktemp("triplets") / "triplets.jsonl"
+    write_triplets(path, triplets())
+    return configure(models, {"source": "file", "path": path})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    """The data set of an unbroken run."""
+    folder = tmp_path_factory.mktemp("unbroken") / "set"
+    make(config, folder, choose_runners(config, ray=False), QUIET)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that lies in a folder; the card without its title."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return found | {"README.md": found["README.md"].replace(f"# {folder.name}".encode(), b"#")}
+
+
+def work(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.work")
+
+
+def units_done(folder: Path) -> int:
+    return len(list(work(folder).glob("units/*/*.json")))
+
+
+def toml(config: Config, path: Path, **engine: Any) -> Path:
+    values = config.model_dump(mode="json")
+    path.write_text(to_toml(values | {"engine": values["engine"] | engine}))
+    return path
+
+
+def test_a_run_makes_a_data_set_that_loads(made: Path, config: Config):
+    from datasets import load_dataset
+
+    about = json.loads((made / "run.json").read_text())
+    rows: Any = load_dataset(str(made), split="train")
+    assert len(rows) == about["rows"] == Funnel(**about["pairs"]).kept > 12
+    assert about["pairs"]["drawn"] == 24 * 3 and about["triplets"] == {"kept": 24}
+    assert rows["unit"] == sorted(rows["unit"])
+    assert rows[0]["input_image"].size == (32, 32)
+    assert min(rows["clip_sim_dir"]) >= 0
+    assert read_triplets(made / "triplets.jsonl") == triplets()
+    assert not work(made).exists()
+
+
+def test_a_row_says_how_it_was_made(made: Path, config: Config):
+    generator = PairGenerator.load(config.pairs)
+    for row in list(read_rows(open_parts(made)))[::5]:
+        assert row.source_caption and row.target_caption and row.unit and row.seed is not None
+        assert row.p2p_threshold is not None and row.guidance_scale is not None
+        draw = Draw(row.seed, row.p2p_threshold, row.guidance_scale)
+        assert draw in draw_samples(config.pairs, config.seed, row.unit)
+        again = generator(row.source_caption, row.target_caption, [draw])[0].astype(int)
+        stored = np.stack([decode(row.input_image), decode(row.edited_image)]).astype(int)
+        assert np.abs(again - stored).max() <= 1
+
+
+def test_a_finished_run_is_left_as_it_is(made: Path, config: Config):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    work(made).mkdir()  # as if killed while the work was thrown away
+
+    def never(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        raise AssertionError
+
+    make(config, made, Runners(never, never), QUIET)
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+    assert not work(made).exists()
+
+
+def test_rows_do_not_depend_on_the_order_of_the_work(made: Path, config: Config, tmp_path: Path):
+    def shuffled(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        stage, order = build(), list(records)
+        random.Random(0).shuffle(order)
+        stage(order[-1])  # by a worker that was killed before it could say so
+        yield from map(stage, order)
+
+    make(config, tmp_path / "set", Runners(shuffled, shuffled), QUIET)
+    assert files(tmp_path / "set") == files(made)
+
+
+def test_another_seed_gives_other_pictures(made: Path, config: Config, tmp_path: Path):
+    other = config.model_copy(update={"seed": 1})
+    make(other, tmp_path / "set", choose_runners(other, ray=False), QUIET)
+    one, two = ({row.input_image for row in read_rows(open_parts(path))} for path in (made, tmp_path / "set"))
+    assert not one & two
+
+
+def start(config: Config, folder: Path) -> Any:
+    """A run in a process of its own."""
+    process = FORK.Process(target=make, args=(config, folder, choose_runners(config, ray=False), QUIET))
+    process.start()
+    return process
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
+    made: Path, config: Config, tmp_path: Path
+):
+    folder, rng, kills = tmp_path / "set", random.Random(0), 0
+    while not folder.exists() or work(folder).exists():
+        process, target = start(config, folder), units_done(folder) + rng.choice((0, 1, 2))
+        while process.is_alive() and units_done(folder) < target:
+            time.sleep(0.002)
+        process.join(rng.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        kills += process.exitcode == -signal.SIGKILL
+        assert kills < 100
+    assert kills >= 10
+    assert files(folder) == files(made)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Callable[[str], Path]]:
+    """mount(size): a disk of that size; called again, the same disk with another size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(size: str) -> Path:
+        options = ["-o", f"remount,size={size}" if place.is_mount() else f"size={size}"]
+        found = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", place], capture_output=True)
+        if found.returncode:
+            pytest.skip(f"cannot mount a small disk: {found.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", place], check=True)
+
+
+def command_line(words: Sequence[str], output: Path, limit: int | None) -> None:
+    """In a process of its own: files of at most `limit` bytes."""
+    os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    main(words)
+
+
+def run_command(words: Sequence[str], output: Path, limit: int | None = None) -> tuple[int, str]:
+    """Exit code, and what it said on standard error besides its progress."""
+    process = FORK.Process(target=command_line, args=(words, output, limit))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    said = [line for line in output.read_text().splitlines() if not line.startswith("pairs: ")]
+    return process.exitcode, "\n".join(said)
+
+
+def test_a_full_disk_stops_it_with_one_line_and_nothing_corrupt(
+    made: Path, config: Config, tmp_path: Path, small_disk: Callable[[str], Path]
+):
+    folder = small_disk("300k") / "set"
+    words = ["data", "make", str(toml(config, tmp_path / "config.toml")), "-o", str(folder)]
+    for size in ("300k", "450k", "600k"):
+        small_disk(size)
+        code, said = run_command(words, tmp_path / "said")
+        assert code == 1 and said.startswith("wordbrush: ") and "\n" not in said
+        assert "No space left on device" in said
+        assert not folder.exists() and not list(folder.parent.rglob("*.tmp"))
+    assert units_done(folder) > 0
+    small_disk("64m")
+    assert run_command(words, tmp_path / "said")[0] == 0
+    assert files(folder) == files(made)
+
+
+def test_a_shard_that_cannot_be_written_leaves_the_units_as_they_are(
+    made: Path, config: Config, tmp_path: Path
+):
+    folder = tmp_path / "set"
+    words = ["data", "make", str(toml(config, tmp_path / "config.toml")), "-o", str(folder)]
+    code, said = run_command(words, tmp_path / "said", limit=40_000)  # a unit has room, the shard has not
+    assert code == 1 and "\n" not in said and "train-00000.parquet: cannot be written" in said
+    assert units_done(folder) == 24 and not folder.exists()
+    assert run_command(words, tmp_path / "said")[0] == 0
+    assert files(folder) == files(made)
+
+
+def test_only_one_process_works_in_a_folder(config: Config, tmp_path: Path):
+    work(tmp_path / "set").mkdir()
+    with (
+        FileLock(work(tmp_path / "set") / "lock"),
+        pytest.raises(UsageError, match="another process is working in"),
+    ):
+        make(config, tmp_path / "set", choose_runners(config, ray=False), QUIET)
+
+
+def test_a_folder_of_something_else_is_refused(made: Path, config: Config, tmp_path: Path):
+    runners = choose_runners(config, ray=False)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="is not of this command"):
+        make(config, tmp_path / "set", runners, QUIET)
+    other = config.model_copy(update={"pairs": config.pairs.model_copy(update={"steps": 5})})
+    with pytest.raises(UsageError, match=r"another pairs\.steps: choose another folder"):
+        make(other, made, runners, QUIET)
+    make(
+        config.model_copy(update={"engine": config.engine.model_copy(update={"workers": 7})}),
+        made,
+        runners,
+        QUIET,
+    )
+
+
+def test_other_contents_of_the_same_file_are_noticed(made: Path, config: Config, tmp_path: Path):
+    path = tmp_path / "triplets.jsonl"
+    write_triplets(path, triplets())
+    here = config.model_copy(update={"triplets": config.triplets.model_copy(update={"path": path})})
+
+    def stop(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        raise WordbrushError("enough")
+
+    for wanted in ("enough", "another contents"):
+        with pytest.raises(WordbrushError, match=wanted):
+            make(here, tmp_path / "set", Runners(stop, stop), QUIET)
+        write_triplets(path, triplets()[1:])
+
+
+def test_when_nothing_passes_it_says_so(config: Config, tmp_path: Path):
+    strict = config.model_copy(
+        update={
+            "filter": Thresholds(clip_sim_dir=0.999),
+            "triplets": config.triplets.model_copy(update={"count": 2}),
+        }
+    )
+    with pytest.raises(WordbrushError, match="no pair passed the filter .6 drawn .* 0 kept.: lower"):
+        make(strict, tmp_path / "set", choose_runners(strict, ray=False), QUIET)
+
+
+def record(sim_dir: Sequence[float], pictures: Sequence[int]) -> Record:
+    """Pairs with these scores; equal numbers are equal pictures."""
+    one = {n: np.random.default_rng(n).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8) for n in pictures}
+    columns = {name: [0.9] * len(sim_dir) for name in SCORES} | {"clip_sim_dir": list(sim_dir)}
+    drawn = {name: list(range(len(sim_dir))) for name in ("seed", "p2p_threshold", "guidance_scale")}
+    return {"unit": "0000001"} | columns | drawn | {"pixels": np.stack([one[n] for n in pictures])}
+
+
+def test_the_filter_keeps_the_best_and_of_those_alike_only_one():
+    found = FilterPairs(Thresholds(keep=3))(record([0.3, 0.1, 0.5, 0.9, 0.4, 0.6], [0, 1, 2, 3, 3, 3]))
+    assert found["seed"] == [3, 2, 0] and found["clip_sim_dir"] == [0.9, 0.5, 0.3]
+    assert len(found["pixels"]) == 3
+    funnel = Funnel(**found["funnel"])
+    assert (funnel.drawn, funnel.failed["clip_sim_dir"], funnel.surplus, funnel.kept) == (6, 1, 2, 3)
+    nothing = FilterPairs(Thresholds())(record([0.1, 0.0], [0, 1]))
+    assert len(nothing["pixels"]) == 0 and Funnel(**nothing["funnel"]).kept == 0
+
+
+def test_triplets_are_checked(config: Config, models: dict[str, str], tmp_path: Path):
+    rows = [
+        *triplets()[:3],
+        Triplet(caption="a bird", edit="keep it", output="A bird."),
+        Triplet(caption="a nude", edit="make it night", output="a nude at night"),
+        triplets()[0],
+    ]
+    write_triplets(tmp_path / "some.jsonl", rows)
+    config = configure(models, {"source": "file", "path": tmp_path / "some.jsonl"})
+    found = make(config, tmp_path / "set", choose_runners(config, ray=False), QUIET)
+    assert found.triplets == {
+        "kept": 3,
+        "unchanged: both captions are the same": 1,
+        "unsafe: nude": 1,
+        "duplicate: the same texts": 1,
+    }
+
+
+def test_the_storybook_gives_triplets_of_its_own():
+    settings = StorybookTriplets(source="storybook", count=40, operations=("time", "replace"))
+    drawn = list(storybook_triplets(settings))
+    assert drawn == list(storybook_triplets(settings)) and len(drawn) == 40
+    assert {task for _, task in drawn} == {"local", "global"}
+    assert drawn[:7] == list(storybook_triplets(settings.model_copy(update={"count": 7})))
+
+
+def test_a_writer_goes_on_where_it_was(
+    models: dict[str, str],
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pipeline, "BLOCK", 4)
+    (tmp_path / "captions.txt").write_text(
+        "".join(f"a {name} with a dog\n" for name in ("child", "violin", "red car", "boat", "cup", "tree"))
+    )
+    source = {
+        "source": "writer",
+        "captions": str(tmp_path / "captions.txt"),
+        "count": 6,
+        "language": "",
+        "endpoint": {"model": "m", "base_url": server.url, "input_price": 10, "output_price": 20},
+    }
+    config = configure(models, source)
+    runners = choose_runners(config, ray=False)
+
+    def killed(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        yield build()(records[0])
+        raise WordbrushError("killed")
+
+    with pytest.raises(WordbrushError, match="killed"):
+        make(config, tmp_path / "set", Runners(killed, runners.pairs), QUIET)
+    made = make(config, tmp_path / "set", runners, QUIET)
+    assert set(server.counts().values()) == {1} and len(server.requests) == 6  # no caption was asked twice
+    assert made.captions == {"kept": 6} and made.triplets == {"kept": 6}
+    assert [row.edit for row in read_triplets(tmp_path / "set" / "triplets.jsonl")] == ["make it a cat"] * 6
+
+
+def test_a_dry_run_tells_what_it_takes_and_leaves_nothing(
+    made: Path, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = toml(config, tmp_path / "config.toml", price_per_hour=3600.0)
+    with pytest.raises(SystemExit) as exit_:
+        main(["data", "make", str(path), "-o", str(tmp_path / "set"), "--dry-run"])
+    said = capsys.readouterr().out
+    assert exit_.value.code == 0 and list(tmp_path.iterdir()) == [path]
+    assert "units   24, of 3 pairs each" in said and "Measured" in said
+    assert all(f"\n{name} " in said for name in ("rows", "time", "memory", "disk", "cost"))
+
+
+def test_an_estimate_is_of_the_right_size(made: Path, config: Config):
+    from wordbrush.datagen.estimate import estimate
+
+    found = estimate(config)
+    stored = [row.size for row in read_rows(open_parts(made))]
+    assert found.units == 24 and found.funnel.drawn == 3
+    assert found.disk_bytes == pytest.approx(2 * found.rows * np.mean(stored), rel=0.2)
+    assert found.hours == pytest.approx(24 * found.unit_seconds / 3600)
+
+
+def test_without_a_terminal_there_are_lines():
+    told = io.StringIO()
+    with Display(Console(file=told, width=20), every=0).stage("pairs", 10, 4, "units") as advance:
+        advance("2 kept")
+        advance("3 kept")
+    first, second = told.getvalue().splitlines()
+    assert first.startswith("pairs: 5 of 10 units, ") and first.endswith("left; 2 kept")
+    assert second.startswith("pairs: 6 of 10 units, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = ", "cannot read the configuration"),
+        ('[triplets]\nsource = "file"', r"triplets\.path: Field required"),
+        ('[triplets]\nsource = "storybook"\ncount = 0', r"triplets\.count: Input should be greater"),
+        ('[triplets]\nsource = "storybook"\ncount = 2\noperations = ["fly"]', "operations are some of"),
+        ('[triplets]\nsource = "writer"\ncaptions = "storybook"\ncount = 3', "either .triplets.endpoint. or"),
+        ('[triplets]\nsource = "storybook"\ncount = 2\n[pairs]\nstep = 3', r"pairs\.step: Extra inputs"),
+        ("[pairs]\nsteps = 3", "triplets: Field required"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_that_names_the_setting(tmp_path: Path, text: str, message: str):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_config(tmp_path / "c.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_example_is_read():
+    assert read_config(Path(__file__).parents[2] / "examples/data/storybook.toml").filter.keep >= 1
+
+
+def engine(config: Config, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """`wordbrush data make` with two workers, in a process group of its own."""
+    path = toml(config, folder.with_name(f"{folder.name}.toml"), workers=2)
+    command = [sys.executable, "-m", "wordbrush.cli", "data", "make", str(path), "-o", str(folder), *words]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
+    end = time.monotonic() + 900
+    while not (found := condition()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+def slowed(config: Config) -> Config:
+    """With so much to do in a unit that a kill comes in between."""
+    return config.model_copy(update={"pairs": config.pairs.model_copy(update={"samples": 12, "steps": 8})})
+
+
+@pytest.fixture(scope="module")
+def slowly_made(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    folder = tmp_path_factory.mktemp("slow") / "set"
+    make(slowed(config), folder, choose_runners(config, ray=False), QUIET)
+    return folder
+
+
+@pytest.mark.long
+def test_a_killed_worker_is_replaced_and_workers_end_with_a_killed_driver(
+    slowly_made: Path, config: Config, tmp_path: Path
+):
+    folder = tmp_path / "set"
+    process = engine(slowed(config), folder)
+    driver = psutil.Process(process.pid)
+
+    def workers() -> list[psutil.Process]:
+        return [child for child in driver.children() if "spawn_main" in " ".join(child.cmdline())]
+
+    wait_until(lambda: units_done(folder) >= 2 and len(workers()) == 2, process)
+    workers()[0].kill()
+    done = units_done(folder)
+    wait_until(lambda: units_done(folder) >= done + 3 and len(workers()) == 2, process)
+    left = workers()
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(left, timeout=60)[1]
+    assert 5 <= units_done(folder) < 24 and not folder.exists()
+    assert engine(slowed(config), folder).wait() == 0
+    assert files(folder) == files(slowly_made)
+
+
+@pytest.mark.long
+def test_on_a_ray_cluster_a_killed_worker_is_replaced(slowly_made: Path, config: Config, tmp_path: Path):
+    pytest.importorskip("ray")
+    folder = tmp_path / "set"
+    process = engine(slowed(config), folder, "--ray")
+    driver = psutil.Process(process.pid)
+
+    def actors() -> list[psutil.Process]:
+        found = driver.children(recursive=True)
+        return [child for child in found if "_Actor" in " ".join(child.cmdline())]
+
+    wait_until(lambda: units_done(folder) >= 2 and len(actors()) >= 2, process)
+    actors()[0].kill()
+    assert process.wait() == 0
+    assert files(folder) == files(slowly_made)
+
+
+@pytest.mark.long
+def test_a_killed_driver_of_ray_goes_on(slowly_made: Path, config: Config, tmp_path: Path):
+    pytest.importorskip("ray")
+    folder = tmp_path / "set"
+    process = engine(slowed(config), folder, "--ray")
+    wait_until(lambda: units_done(folder) >= 3, process)
+    process.kill()
+    process.wait()
+    assert not folder.exists()
+    assert engine(slowed(config), folder, "--ray").wait() == 0
+    assert files(folder) == files(slowly_made)
