@@ -4,8 +4,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,11 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 import wordbrush
+from wordbrush.datagen.commands import data_app
 from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.evaluation.commands import evaluate_app
 from wordbrush.outputs import check_outputs, default_output, save_result, variation_paths
+from wordbrush.progress import progress
 from wordbrush.training import RECIPES
 
 if TYPE_CHECKING:
@@ -145,7 +147,9 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 
     hints = get_type_hints(Setup, include_extras=True)
     options = [_option(f.name, hints[f.name], f.default) for f in fields(Setup) if f.name != "settings"]
-    flags = {c.name: _flag(c) for method in METHODS.values() for c in controls(method.settings)}
+    # Of a setting that several methods have, the words of the first one are shown.
+    described = [c for method in reversed(METHODS.values()) for c in controls(method.settings)]
+    flags = {c.name: _flag(c) for c in described}
 
     def run(**given: Any) -> None:
         setup = {option.name: given.pop(option.name) for option in options}
@@ -177,24 +181,6 @@ def _describe(control: "Control") -> str:
     return "; ".join([control.description, ", ".join(notes)] if notes else [control.description])
 
 
-@contextmanager
-def _progress() -> Generator[Callable[..., None]]:
-    """Yields show(text, done, total), which draws a bar on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=None)
-
-        def show(text: str, done: int | None = None, total: int | None = None) -> None:
-            bars.update(task, description=text, completed=done, total=total)
-
-        yield show
-
-
 def _show_help(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help(), end="")
@@ -217,6 +203,11 @@ def edit(
     setup: Setup,
     picture: Annotated[Path, typer.Argument(help="The picture to edit.")],
     instruction: Annotated[str | None, typer.Argument(help='For example "make it night".')] = None,
+    source: Annotated[
+        str | None, typer.Option(help="What the picture shows, for methods that edit by description.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="What the result shall show, for the same.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the result shall not show.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG, JPEG or WebP. (default: NAME-edited.png next to PICTURE)"),
@@ -230,7 +221,7 @@ def edit(
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of a JPEG or WebP file.")] = 95,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Edit a picture by an instruction.
+    """Edit a picture by an instruction, or by a description of the result.
 
     The result has the picture's size, and its file says how it was made.
     """
@@ -241,18 +232,19 @@ def edit(
     from wordbrush.recipe import Recipe, read_recipe
 
     recipe = setup.over(Recipe() if from_metadata is None else read_recipe(from_metadata))
-    asked = {"instruction": instruction, "seed": seed}
+    asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
+    asked |= {"negative_prompt": negative_prompt, "seed": seed}
     recipe = recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
-    source, cover = open_image(picture), open_image(mask) if mask else None
-    request = recipe.request(source, cover, variations)
+    original, cover = open_image(picture), open_image(mask) if mask else None
+    request = recipe.request(original, cover, variations)
     find_method(recipe.method).check(request)
-    for remark in (*recipe.differences(source, cover), *source.notes):
+    for remark in (*recipe.differences(original, cover), *original.notes):
         _say(f"warning: {remark}")
-    with _progress() as show:
+    with progress() as show:
         show("Loading the model")
         editor = setup.load(recipe)
         result = editor.edit(request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps))
-        save_result(result, paths, source=source, mask=cover, quality=quality, overwrite=force)
+        save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
@@ -278,7 +270,7 @@ def batch(
     settings = make_settings(find_method(recipe.method).settings, setup.settings)
     made_with = recipe.model_dump(mode="json", include={"model", "method", "lora"})
     work = Batch(jobs, out, made_with=made_with | {"settings": asdict(settings)})
-    with _progress() as show:
+    with progress() as show:
         show("Loading the model")
 
         def on_row(entry: dict[str, Any]) -> None:
@@ -322,9 +314,21 @@ def _group(name: str, description: str, alone: Callable[[typer.Context], None] =
 
 
 models_app = _group("models", "List the models, or fetch one.", _list_models)
-data_app = _group("data", "Make and look at training data.")
+app.add_typer(
+    data_app,
+    name="data",
+    help="Make and look at training data.",
+    callback=_show_help,
+    invoke_without_command=True,
+)
 train_app = _group("train", "Train a model.")
-evaluate_app = _group("evaluate", "Measure a model.")
+app.add_typer(
+    evaluate_app,
+    name="evaluate",
+    help="Measure a model.",
+    callback=_show_help,
+    invoke_without_command=True,
+)
 
 
 @models_app.command("list")
@@ -367,44 +371,6 @@ def assemble_model(
 
     assemble(work, folder)
     print(folder)
-
-
-@data_app.command("storybook")
-def render_storybook(
-    folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
-    count: Annotated[int, typer.Option(min=1, help="How many edits.")],
-    kind: Annotated[str, typer.Option(help="scenes or photographs.")] = "scenes",
-) -> None:
-    """Render edits of the storybook world; run it again to go on where it stopped."""
-    from wordbrush.storybook.dataset import KINDS, make
-
-    if kind not in KINDS:
-        raise UsageError(f"--kind: one of {', '.join(KINDS)}")
-    print(f"{len(make(folder, count, kind=kind))} edits in {folder}")
-
-
-@evaluate_app.command("storybook")
-def evaluate_storybook(
-    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
-    num: Annotated[int, typer.Option(min=2, help="Held-out edits of each operation.")] = 24,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and grids.")] = Path(
-        "out/evaluate-storybook"
-    ),
-    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
-    text_scale: Annotated[float | None, typer.Option(help="See `wordbrush methods`.")] = None,
-    image_scale: Annotated[float | None, typer.Option(help="See `wordbrush methods`.")] = None,
-    steps: Annotated[int | None, typer.Option(help="See `wordbrush methods`.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Measure a storybook model: its edits, judged by a recogniser, and the models below it."""
-    from wordbrush.evaluation.report import to_json, to_markdown
-    from wordbrush.evaluation.storybook import Options, evaluate
-
-    given = {"text_scale": text_scale, "image_scale": image_scale, "steps": steps}
-    settings = {name: value for name, value in given.items() if value is not None}
-    with _progress() as show:
-        found = evaluate(Options(model, num, output, recogniser, settings), show)
-    print(to_json(found) if as_json else to_markdown(found), end="")
 
 
 @_edits

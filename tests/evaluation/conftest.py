@@ -1,1 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation import models
 from tests.world import render, sprites  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.save_dino(tmp_path_factory.mktemp("dino"))
+
+
+@pytest.fixture(scope="session")
+def tiny_editor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An editor of native size 32 px, with a text-to-image model for SDEdit."""
+    return models.save_editor(tmp_path_factory.mktemp("editor"))

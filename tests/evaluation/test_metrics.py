@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from wordbrush.evaluation.metrics import MAX_PSNR, Mean, l1, psnr
+from wordbrush.evaluation.metrics import MAX_PSNR, Mean, l1, l2, psnr, resamples, ssim
 
 
 def test_l1_and_psnr_by_hand():
@@ -37,3 +38,27 @@ def test_an_interval_covers_its_mean_and_narrows_with_samples():
 def test_equal_samples_have_no_spread_and_none_have_no_mean():
     assert Mean.of([0.25] * 5) == Mean(0.25, 0.25, 0.25, 5)
     assert Mean.of([]) is None
+
+
+def test_l2_and_ssim_by_hand():
+    one, other = torch.zeros(2, 3, 16, 16), torch.full((2, 3, 16, 16), 0.2)
+    assert l2(one, other) == pytest.approx([0.01, 0.01])
+    assert ssim(one, one) == pytest.approx([1.0, 1.0])
+    # Of constant pictures only the means differ: (2 a b + c) / (a^2 + b^2 + c), of values with range 2.
+    c = (0.01 * 2) ** 2
+    assert ssim(one, other) == pytest.approx([c / (0.2**2 + c)] * 2, rel=1e-3)
+
+
+def test_ssim_does_not_depend_on_the_rest_of_the_batch():
+    pictures = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    other = pictures.flip(0)
+    assert ssim(pictures, other) == pytest.approx(
+        [ssim(pictures[k : k + 1], other[k : k + 1])[0] for k in range(3)]
+    )
+
+
+def test_resamples_are_seeded_draws_of_all():
+    draws = resamples(50)
+    assert draws.shape == (1000, 50) and (draws == resamples(50)).all()
+    assert draws.min() == 0 and draws.max() == 49
+    assert np.bincount(draws.ravel()).std() < 100

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from wordbrush.errors import WordbrushError
 
 _RESAMPLES = 1000
 MAX_PSNR = 99.0
@@ -17,6 +20,26 @@ MAX_PSNR = 99.0
 def l1(one: Tensor, other: Tensor) -> list[float]:
     """The mean absolute difference of (B, 3, H, W) in [-1, 1], in fractions of the full range: 0 to 1."""
     return ((one - other).abs().mean((1, 2, 3)) / 2).tolist()
+
+
+def l2(one: Tensor, other: Tensor) -> list[float]:
+    """The mean squared difference of (B, 3, H, W) in [-1, 1], of values in [0, 1]: 0 to 1."""
+    return ((one - other).square().mean((1, 2, 3)) / 4).tolist()
+
+
+def ssim(one: Tensor, other: Tensor) -> list[float]:
+    """Structural similarity of (B, 3, H, W) in [-1, 1] under a Gaussian window of 11 pixels: -1 to 1 (equal).
+
+    Raises:
+        WordbrushError: The extra `evaluate` is not installed.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ModuleNotFoundError as error:
+        raise WordbrushError("SSIM needs: pip install 'wordbrush[evaluate]'") from error
+    found = structural_similarity_index_measure(one, other, data_range=2.0, reduction="none")
+    assert isinstance(found, Tensor)  # a tuple only where more is asked for
+    return found.reshape(-1).tolist()
 
 
 def psnr(one: Tensor, other: Tensor, mask: Tensor | None = None) -> list[float]:
@@ -35,6 +58,11 @@ def psnr(one: Tensor, other: Tensor, mask: Tensor | None = None) -> list[float]:
     return [min(MAX_PSNR, -10 * math.log10(error)) if error else MAX_PSNR for error in errors]
 
 
+def resamples(count: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Indices (1000, count) of bootstrap samples, seeded: equal counts give equal samples."""
+    return np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+
+
 @dataclass(frozen=True)
 class Mean:
     """A mean with its bootstrap 95 % interval over `n` samples."""
@@ -50,8 +78,7 @@ class Mean:
         if not samples:
             return None
         values = np.asarray(samples, dtype=float)
-        draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-        low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
+        low, high = np.percentile(values[resamples(len(values))].mean(1), (2.5, 97.5))
         mean, low, high = (round(float(x), 4) for x in (values.mean(), low, high))
         return cls(mean, low, high, len(values))
 

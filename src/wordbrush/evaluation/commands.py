@@ -1,0 +1,256 @@
+"""The `wordbrush evaluate ...` commands. Whatever is heavy is imported inside a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wordbrush.errors import UsageError
+from wordbrush.progress import progress
+
+if TYPE_CHECKING:
+    from wordbrush.evaluation.judges import Judge
+
+evaluate_app = typer.Typer()
+
+_Steps = Annotated[int | None, typer.Option(min=1, help="See `wordbrush methods`.")]
+_Scale = Annotated[float | None, typer.Option(help="See `wordbrush methods`.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+_Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the first edit; edit k has seed + k.")]
+_ClipName = Annotated[
+    str, typer.Option(help="The judge: an embedded name, a folder, or openai/clip-vit-large-patch14.")
+]
+_ClipInput = Annotated[
+    str, typer.Option(help="stretched, cropped, or original-script (the range bug of InstructPix2Pix's).")
+]
+_Dino = Annotated[str | None, typer.Option(help="Judge by this, too, such as facebook/dino-vits16.")]
+_Lpips = Annotated[bool, typer.Option("--lpips", help="Judge by LPIPS, too; needs torchvision.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@evaluate_app.command("storybook")
+def evaluate_storybook(
+    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
+    num: Annotated[int, typer.Option(min=2, help="Held-out edits of each operation.")] = 24,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and grids.")] = Path(
+        "out/evaluate-storybook"
+    ),
+    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
+    text_scale: _Scale = None,
+    image_scale: _Scale = None,
+    steps: _Steps = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure a storybook model: its edits, judged by a recogniser, and the models below it."""
+    from wordbrush.evaluation.report import to_json, to_markdown
+    from wordbrush.evaluation.storybook import Options, evaluate
+
+    settings = _given(text_scale=text_scale, image_scale=image_scale, steps=steps)
+    with progress() as show:
+        found = evaluate(Options(model, num, output, recogniser, settings), show)
+    print(to_json(found) if as_json else to_markdown(found), end="")
+
+
+@evaluate_app.command("curves")
+def evaluate_curves(
+    editors: Annotated[
+        str, typer.Option(help="Methods, with commas between; METHOD=MODEL for one with another model.")
+    ] = "instruct-pix2pix,sdedit",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="METHOD:SETTING=V1,V2,... in the place of a method's own; may be repeated."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="[LABEL=]MODEL; may be repeated, a curve each. (default: storybook)"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A data set with captions. (default: held-out storybook edits)")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data set. (default: all)")] = None,
+    num: Annotated[int, typer.Option(min=2, help="How many edits, each made under every setting.")] = 200,
+    scales: Annotated[str, typer.Option(help="Working sizes, as multiples of the native one.")] = "1",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
+        "out/curves"
+    ),
+    pictures: Annotated[int, typer.Option(min=0, help="How many edits the report shows.")] = 6,
+    clip: _ClipName = "storybook",
+    clip_input: _ClipInput = "stretched",
+    dino: _Dino = None,
+    lpips: _Lpips = False,
+    steps: _Steps = None,
+    text_scale: _Scale = None,
+    seed: _Seed = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Edits at once.")] = 16,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Draw the paper's curves: how far edits go against what they keep (figures 8 and 10).
+
+    Writes report.html, results.json, points.csv and SVG files; run it again to go on where it stopped.
+    """
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.evaluation.curves import Plan
+    from wordbrush.evaluation.curves_report import run
+    from wordbrush.evaluation.examples import dataset_examples, storybook_examples
+    from wordbrush.evaluation.sweeps import make_lines
+
+    own_models, sweeps = _sweeps(editors, sweep or [])
+    lines = make_lines(model or ["storybook"], sweeps, own_models)
+    multiples = _numbers("--scales", scales, int)
+    prepare_process()
+    examples = dataset_examples(data, num, split=split, seed=seed) if data else storybook_examples(num, seed)
+    settings = _given(steps=steps, text_scale=text_scale)
+    plan = Plan(lines, examples, multiples, settings, seed, pictures, batch_size, device, dtype)
+    judges = _judges(clip, clip_input, dino, lpips, device)
+    with progress() as show:
+        sentences = run(plan, judges, output, show)
+    print(*sentences, output / "report.html", sep="\n")
+
+
+def _sweeps(editors: str, given: list[str]) -> tuple[dict[str, str], list[Any]]:
+    """The models of methods that have one to themselves, and the sweeps: those given, else the known."""
+    from wordbrush.evaluation.sweeps import parse_sweep
+
+    pairs = [name.strip().partition("=") for name in editors.split(",") if name.strip()]
+    replaced = {sweep.method: sweep for sweep in map(parse_sweep, given)}
+    chosen = {name: replaced.get(name) or parse_sweep(name) for name, _, _ in pairs}
+    return {name: model for name, _, model in pairs if model}, list((chosen | replaced).values())
+
+
+@evaluate_app.command("guidance-grid")
+def evaluate_guidance_grid(
+    picture: Annotated[Path, typer.Argument(help="The picture to edit.")],
+    instruction: Annotated[str, typer.Argument(help='For example "make it night".')],
+    source_caption: Annotated[str, typer.Option(help="Of the picture, for the directional score.")] = "",
+    target_caption: Annotated[str, typer.Option(help="Of the edited picture, likewise.")] = "",
+    text_scales: Annotated[str, typer.Option(help="With commas between.")] = "3,5,7.5,10",
+    image_scales: Annotated[str, typer.Option(help="With commas between.")] = "1,1.25,1.5,2",
+    model: Annotated[str, typer.Option(help="An embedded name, a path or a hub id.")] = "storybook",
+    method: Annotated[str, typer.Option(help="One with both scales.")] = "instruct-pix2pix",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
+        "out/guidance-grid"
+    ),
+    clip: _ClipName = "storybook",
+    clip_input: _ClipInput = "stretched",
+    dino: _Dino = None,
+    lpips: _Lpips = False,
+    steps: _Steps = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Edit one picture under every pair of the two guidance scales, with scores (figure 4)."""
+    import wordbrush
+    from wordbrush.evaluation.guidance_grid import make_grid, write_grid
+    from wordbrush.evaluation.identity import identity
+    from wordbrush.images import open_image
+
+    texts = _numbers("--text-scales", text_scales, float)
+    scales = _numbers("--image-scales", image_scales, float)
+    request = wordbrush.EditRequest(
+        open_image(picture).image.convert("RGB"), instruction, source_caption, target_caption, seed=seed
+    )
+    editor = wordbrush.load(model, method, device=device, dtype=dtype, **_given(steps=steps))
+    judges = _judges(clip, clip_input, dino, lpips, device)
+    with progress() as show:
+        grid = make_grid(editor, request, texts, scales, judges, show)
+    about = {"model": identity(model), "seed": seed, "judges": [judge.identity for judge in judges]}
+    write_grid(grid, about, output)
+    print(output / "report.html")
+
+
+@evaluate_app.command("benchmark")
+def evaluate_benchmark(
+    name: Annotated[str, typer.Argument(help="magicbrush, emu-edit or tedbench.")],
+    model: Annotated[str, typer.Option(help="An embedded name, a path or a hub id.")] = "storybook",
+    method: Annotated[str, typer.Option(help="See `wordbrush methods`.")] = "instruct-pix2pix",
+    data: Annotated[str | None, typer.Option(help="Its folder, or a hub id. (default: its own)")] = None,
+    split: Annotated[str | None, typer.Option(help="(default: the benchmark's)")] = None,
+    num: Annotated[int | None, typer.Option(min=1, help="Only the first edits. (default: all)")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results. (default: out/NAME)")
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="Another than the protocol's.")] = None,
+    dino: Annotated[str | None, typer.Option(help="Another than the protocol's; none to do without.")] = None,
+    lpips: _Lpips = False,
+    steps: _Steps = None,
+    text_scale: _Scale = None,
+    image_scale: _Scale = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    as_json: _AsJson = False,
+) -> None:
+    """Measure an editor on a benchmark of the field, by its protocol; run it again to go on."""
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.evaluation.benchmark_run import Entry, run, to_markdown
+    from wordbrush.evaluation.benchmarks import find_benchmark
+    from wordbrush.evaluation.report import to_json
+
+    benchmark = find_benchmark(name)
+    folder, edits = benchmark.open(data, split)
+    prepare_process()
+    chosen = benchmark.dino if dino is None else None if dino == "none" else dino
+    judges = _judges(clip or benchmark.clip, "cropped", chosen, lpips, device, truncate=benchmark.truncate)
+    settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
+    entry = Entry(model, method, settings, seed, device, dtype)
+    with progress() as show:
+        found = run(benchmark, folder, edits[:num], entry, judges, output or Path("out") / name, show)
+    print(to_json(found) if as_json else to_markdown(benchmark, found), end="")
+
+
+@evaluate_app.command("limits")
+def evaluate_limits(
+    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
+    method: Annotated[str, typer.Option(help="One that follows instructions.")] = "instruct-pix2pix",
+    num: Annotated[int, typer.Option(min=2, help="Edits of each operation.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each profession, gender and skin tone.")] = 2,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
+        "out/limits"
+    ),
+    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
+    steps: _Steps = None,
+    text_scale: _Scale = None,
+    image_scale: _Scale = None,
+) -> None:
+    """Measure what the paper names as limits: counting, moving, swapping, and bias about people."""
+    from wordbrush.evaluation.limits import Options, evaluate
+
+    settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
+    with progress() as show:
+        evaluate(Options(model, method, num, repeats, output, recogniser, settings), show)
+    print(output / "report.html")
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{flag}: {text!r} is not a list of numbers with commas between") from None
+    if min(found) < 0 or (kind is int and 0 in found):
+        raise UsageError(f"{flag}: {text!r}: too small")
+    return list(dict.fromkeys(found))
+
+
+def _judges(
+    clip: str, clip_input: str, dino: str | None, lpips: bool, device: str, *, truncate: bool = True
+) -> list[Judge]:
+    from wordbrush.diffusion.runtime import resolve_device
+    from wordbrush.evaluation.judges import ClipJudge, DinoJudge, EfficientNetJudge, LpipsJudge, PixelJudge
+
+    place = resolve_device(device)
+    found: list[Judge] = [
+        PixelJudge(),
+        ClipJudge.load(clip, inputs=clip_input, truncate=truncate, device=place),
+        EfficientNetJudge(),
+    ]
+    found += [DinoJudge.load(dino, device=place)] if dino else []
+    return found + ([LpipsJudge.load()] if lpips else [])

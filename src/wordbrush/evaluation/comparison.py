@@ -1,0 +1,114 @@
+"""Which of two curves keeps more of the picture where their edits go equally far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from wordbrush.evaluation.curves import DIRECTION, KEPT, Key, Plan, key_of
+from wordbrush.evaluation.journal import Journal
+from wordbrush.evaluation.metrics import resamples
+from wordbrush.evaluation.sweeps import Line
+
+_GRID = 41
+"""Places along the common range at which two curves are compared."""
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of two curves keeps more of the picture at equal directional similarity.
+
+    Attributes:
+        one: The label of a curve.
+        other: That of the other.
+        scale: The working size of both.
+        direction: (G,) the directional similarities that both curves reach; empty if there are none.
+        gain: (G, 3) the kept similarity of `one` over that of `other`: mean, low, high (bootstrap 95 %).
+        bands: (2, G, 3) the kept similarity of each, likewise.
+    """
+
+    one: str
+    other: str
+    scale: int
+    direction: Array
+    gain: Array
+    bands: Array
+
+    @property
+    def above(self) -> float:
+        """Share of the common range where `one` is higher and the two intervals do not overlap."""
+        return self._share(self.bands[0, :, 1] > self.bands[1, :, 2])
+
+    @property
+    def below(self) -> float:
+        """Likewise where it is lower."""
+        return self._share(self.bands[0, :, 2] < self.bands[1, :, 1])
+
+    def _share(self, where: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+        return float(where.mean()) if len(where) else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, and the two shares."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {k: np.round(v, 5).tolist() for k, v in plain.items() if isinstance(v, np.ndarray)}
+        return plain | arrays | {"one_above": self.above, "one_below": self.below}
+
+
+def compare(plan: Plan, journal: Journal, one: Line, other: Line, scale: int) -> Comparison:
+    """Compare two curves, point by point of their common range.
+
+    Curves are straight between their points. Both are resampled over the same examples, so what makes an
+    example hard for both does not widen the interval of the gain.
+    """
+    table = {key_of(row): row for row in journal.rows}
+    draws = resamples(len(plan.examples))
+    (x1, y1), (x2, y2) = (_resampled(plan, table, line, scale, draws) for line in (one, other))
+    low, high = max(x1[0].min(), x2[0].min()), min(x1[0].max(), x2[0].max())
+    grid = np.linspace(low, high, _GRID) if low < high else np.empty(0)
+    curves = np.stack([_interpolate(x, y, grid) for x, y in ((x1, y1), (x2, y2))])
+    return Comparison(one.label, other.label, scale, grid, _band(curves[0] - curves[1]),
+                      np.stack([_band(curve) for curve in curves]))  # fmt: skip
+
+
+def _resampled(
+    plan: Plan,
+    table: Mapping[Key, Mapping[str, float]],
+    line: Line,
+    scale: int,
+    draws: np.ndarray[Any, np.dtype[np.intp]],
+) -> tuple[Array, Array]:
+    """Means of the two axes, (1 + resamples, values): of all examples first, then of each resample."""
+    found: list[Array] = []
+    for name in (DIRECTION, KEPT):
+        rows = [
+            [table[(line.label, scale, value, k)][name] for k in range(len(plan.examples))]
+            for value in line.sweep.values
+        ]
+        values = np.array(rows, dtype=np.float64)
+        resampled = np.stack([row[draws].mean(1) for row in values], axis=1)
+        found.append(np.concatenate([values.mean(1)[None], resampled]))
+    return found[0], found[1]
+
+
+def _interpolate(x: Array, y: Array, grid: Array) -> Array:
+    """(R, V) curves at the places of the grid: (R, G); level beyond their ends."""
+    order = np.argsort(x, axis=1)
+    sorted_x, sorted_y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
+    return np.stack([np.interp(grid, *curve) for curve in zip(sorted_x, sorted_y, strict=True)])
+
+
+def _band(curves: Array) -> Array:
+    """(1 + resamples, G) -> (G, 3): the value, and the interval of the resamples."""
+    low, high = np.percentile(curves[1:], (2.5, 97.5), axis=0)
+    return np.stack([curves[0], low, high], axis=1)
+
+
+def compare_all(plan: Plan, journal: Journal) -> list[Comparison]:
+    """The first curve with each other one, at each size."""
+    first, *others = plan.lines
+    return [compare(plan, journal, first, other, scale) for scale in plan.scales for other in others]

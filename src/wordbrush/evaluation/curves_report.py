@@ -1,0 +1,172 @@
+"""The report of `wordbrush evaluate curves`: what the curves say, the figure, the numbers, the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from wordbrush.evaluation.comparison import Comparison, compare_all
+from wordbrush.evaluation.curves import (
+    DIRECTION,
+    KEPT,
+    Plan,
+    Point,
+    Show,
+    measure,
+    picture_path,
+    points_as_csv,
+    results_as_json,
+    summarise,
+)
+from wordbrush.evaluation.judges import Judge
+from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
+from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
+from wordbrush.evaluation.sweeps import Line
+from wordbrush.provenance import atomic_file
+
+_SIDE = 160
+
+
+def run(
+    plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = lambda text, done, total: None
+) -> list[str]:
+    """Measure what is missing, and write report.html, results.json, points.csv and the figures.
+
+    Returns:
+        What the curves say, a sentence for each pair.
+    """
+    journal = measure(plan, judges, folder, show)
+    points, comparisons = summarise(plan, journal), compare_all(plan, journal)
+    about = plan.about(judges)
+    drawings = {"trade-off.svg": trade_off(points, comparisons)}
+    drawings["settings.svg"] = against_settings(points, _drawn_measures(points))
+    sentences = [conclude(comparison) for comparison in comparisons]
+    written = {
+        "results.json": results_as_json(about, points, [comparison.as_json() for comparison in comparisons]),
+        "points.csv": points_as_csv(points),
+        "report.html": _report(plan, about, points, sentences, list(drawings.values()), folder),
+        **drawings,
+    }
+    for name, text in written.items():
+        with atomic_file(folder / name, overwrite=True) as file:
+            file.write(text.encode())
+    return sentences
+
+
+def conclude(comparison: Comparison) -> str:
+    """What a comparison says, in one sentence, whichever way it came out."""
+    c = comparison
+    if not len(c.direction):
+        return (
+            f"At scale {c.scale}, {c.one} and {c.other} have no directional similarity in common: their "
+            "curves cannot be compared at equal edits."
+        )
+    where = f"the directional similarities that both reach ({c.direction[0]:.3f} to {c.direction[-1]:.3f})"
+    if not c.above and not c.below:
+        verdict = f"the 95 % intervals of {c.one} and {c.other} overlap everywhere on {where}"
+    else:
+        parts = [f"more than {c.other} on {c.above:.0%}" if c.above else "",
+                 f"less on {c.below:.0%}" if c.below else ""]  # fmt: skip
+        verdict = f"{c.one} keeps the picture {' and '.join(filter(None, parts))} of {where}"
+    gain = float(c.gain[:, 0].mean())
+    return f"At scale {c.scale}, {verdict}; mean difference in image similarity {gain:+.3f}."
+
+
+def _drawn_measures(points: Sequence[Point]) -> list[str]:
+    distance = next((n for n in ("lpips", "efficientnet_lite0_distance", "l1") if n in points[0].means), None)
+    return [KEPT, DIRECTION, *([distance] if distance else [])]
+
+
+def _report(
+    plan: Plan,
+    about: Mapping[str, Any],
+    points: Sequence[Point],
+    sentences: Sequence[str],
+    drawings: Sequence[str],
+    folder: Path,
+) -> str:
+    clip = next(judge["name"] for judge in about["judges"] if "inputs" in judge)
+    swept = ", ".join(sorted({f"{p.method} by its {p.setting.replace('_', ' ')}" for p in points}))
+    abstract = (
+        f"{len(plan.examples):,} edits, each made by every editor under every setting with the same seed. "
+        f"Swept: {swept}. Similarities by the CLIP {clip}."
+    )
+    captions = (
+        "How much of the picture is kept against how far the edit goes as its captions do; up and to the "
+        "right is better. Bars are bootstrap 95 % intervals, bands those of the curves compared. Small "
+        "numbers are the setting's values at both ends.",
+        "The same and a distance to the picture before the edit, against each method's setting.",
+    )
+    figures = [figure(svg, caption) for svg, caption in zip(drawings, captions, strict=True)]
+    return page(
+        "What is kept, against how far the edit goes",
+        abstract,
+        [
+            section("What the curves say", *(paragraph(text) for text in sentences or ["One curve only."])),
+            section("Figure", *figures),
+            section("Numbers", *_tables(points)),
+            section("Pictures", *_pictures(plan, points, folder)),
+            section("Made with", _provenance(about)),
+        ],
+    )
+
+
+def _tables(points: Sequence[Point]) -> list[str]:
+    names = [name for name in LABELS if name in points[0].means]
+    found: list[str] = []
+    for key in dict.fromkeys((point.curve, point.size) for point in points):
+        own = [point for point in points if (point.curve, point.size) == key]
+        head = [own[0].setting.replace("_", " "), *(LABELS[name] for name in names)]
+        rows = [[f"{p.value:g}", *(_cell(p, name) for name in names)] for p in own]
+        found.append(table(head, rows, f"{key[0]}, {key[1]} px: means over {own[0].means[KEPT].n:,} edits."))
+    return found
+
+
+def _cell(point: Point, name: str) -> str:
+    mean = point.means.get(name)
+    if mean is None:
+        return "–"
+    digits = 1 if name == "psnr" else 3
+    return f"{mean.value:.{digits}f} ± {(mean.high - mean.low) / 2:.{digits}f}"
+
+
+def _pictures(plan: Plan, points: Sequence[Point], folder: Path) -> list[str]:
+    """A grid for each curve and size: an example a row, before and then every setting."""
+    found: list[str] = []
+    for number, line in enumerate(plan.lines):
+        for scale in plan.scales:
+            size = next(p.size for p in points if p.curve == line.label and p.scale == scale)
+            found.append(_grid(plan, folder, number, line, scale, size))
+    return found
+
+
+def _grid(plan: Plan, folder: Path, number: int, line: Line, scale: int, size: int) -> str:
+    rows: list[tuple[str, list[Image.Image | None]]] = []
+    for k, example in enumerate(plan.examples[: plan.num_pictures]):
+        after = [_open(picture_path(folder, number, scale, value, k)) for value in line.sweep.values]
+        rows.append((example.instruction, [example.open(size), *after]))
+    columns = ["before", *(f"{value:g}" for value in line.sweep.values)]
+    setting = line.sweep.setting.replace("_", " ")
+    return picture_grid(columns, rows, _SIDE, f"{line.label} at {size} px, by its {setting}.")
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def _provenance(about: Mapping[str, Any]) -> str:
+    models = {curve["model"]["name"]: curve["model"] for curve in about["curves"]}
+    rows = [["model", *_named(model)] for model in models.values()]
+    rows += [["judge", *_named(judge)] for judge in about["judges"]]
+    rows.append(["examples", str(about["examples"]["num"]), about["examples"]["sha256"][:16]])
+    return table(["", "name", "revision or SHA-256"], rows)
+
+
+def _named(identity: Mapping[str, Any]) -> tuple[str, str]:
+    rest = [f"{key} {value}" for key, value in identity.items() if key not in ("name", "revision", "sha256")]
+    known = identity.get("revision") or identity.get("sha256", "")[:16]
+    return str(identity["name"]), ", ".join(filter(None, [known, *rest]))

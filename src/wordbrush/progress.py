@@ -1,0 +1,23 @@
+"""A bar for long commands, on standard error and only where that is a terminal."""
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress() -> Generator[Callable[..., None]]:
+    """Yields show(text, done, total), which draws a bar on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def show(text: str, done: int | None = None, total: int | None = None) -> None:
+            bars.update(task, description=text, completed=done, total=total)
+
+        yield show
