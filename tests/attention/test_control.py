@@ -320,3 +320,5 @@ def test_maps_of_words() -> None:
     assert torch.equal(maps.amax((1, 2)), torch.ones(2))
     assert distance(maps, store.word_maps(words, prompt=0)) > 1e-3
     assert torch.equal(store.word_maps([[]]), torch.zeros(1, 2, 3))
+    store(-3.0 * probs, site, Progress(0, 1))  # what a negative factor leaves
+    assert torch.equal(store.word_maps(words), torch.zeros(2, 2, 3))

@@ -18,7 +18,8 @@ _GAP, _MATCH, _MISMATCH = 0, 1, -1
 
 def word_tokens(tokenizer: Any, prompt: str) -> list[list[int]]:
     """The token positions of each word of a prompt; words are what spaces separate."""
-    return [_covered(tokenizer, prompt, [match.span()]) for match in re.finditer(r"\S+", prompt)]
+    offsets = _offsets(tokenizer, prompt)
+    return [_covered(offsets, [match.span()]) for match in re.finditer(r"\S+", prompt)]
 
 
 def find_word(tokenizer: Any, prompt: str, word: str) -> list[int]:
@@ -28,7 +29,7 @@ def find_word(tokenizer: Any, prompt: str, word: str) -> list[int]:
     """
     pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
     spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
-    return _covered(tokenizer, prompt, spans)
+    return _covered(_offsets(tokenizer, prompt), spans)
 
 
 def find_words(tokenizer: Any, prompts: Sequence[str], word: str) -> list[list[int]]:
@@ -136,13 +137,16 @@ def _token_ids(tokenizer: Any, prompt: str) -> list[int]:
     return tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
 
 
-def _covered(tokenizer: Any, prompt: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+def _offsets(tokenizer: Any, prompt: str) -> list[tuple[int, int]]:
+    """The span of characters of each token; start and end token have an empty one at 0."""
+    length: int = tokenizer.model_max_length
+    return tokenizer(prompt, truncation=True, max_length=length, return_offsets_mapping=True).offset_mapping
+
+
+def _covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
     """Positions of the tokens that lie, at least in part, in one of the spans of characters."""
-    encoded = tokenizer(
-        prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True
-    )
     return [
         place
-        for place, (start, end) in enumerate(encoded.offset_mapping)
+        for place, (start, end) in enumerate(offsets)
         if any(start < last and end > first for first, last in spans)
     ]

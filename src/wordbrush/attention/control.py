@@ -200,7 +200,8 @@ class AttentionStore:
 
 
 def normalise(maps: Tensor) -> Tensor:
-    """Divide maps (..., h, w) >= 0 by their largest value; maps of zeros stay zeros."""
+    """Maps (..., h, w) divided by their largest value, in [0, 1]; where a factor made them negative, 0."""
+    maps = maps.clamp_min(0.0)
     return maps / maps.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
 

@@ -53,7 +53,7 @@ def prompt_to_prompt(
         self_steps: when its self-attention is.
         max_self_queries: leaves the self-attention of larger layers alone: 16**2 in the paper's code, 32**2
             in that of null-text inversion.
-        equalizer: factors of the attention to words of the edited prompts, the paper useful in [-2, 2].
+        equalizer: factors of the attention to words of the edited prompts; the paper uses -2 to 2.
         store: keeps the edited maps, for `word_maps` or `LocalBlend`.
 
     Raises:

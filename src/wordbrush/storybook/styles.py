@@ -92,7 +92,8 @@ def _oil(picture: Image.Image) -> Image.Image:
 
 def _poster(picture: Image.Image) -> Image.Image:
     vivid = ImageEnhance.Contrast(ImageEnhance.Color(picture).enhance(2.0)).enhance(1.3)
-    return ImageOps.posterize(vivid.filter(ImageFilter.MedianFilter(_odd(5 * _unit(picture)))), 2).point(_stretch)
+    flat = vivid.filter(ImageFilter.MedianFilter(_odd(5 * _unit(picture))))
+    return ImageOps.posterize(flat, 2).point(_stretch)
 
 
 def _stretch(value: int) -> int:
