@@ -235,8 +235,8 @@ def test_a_curve_above_another_is_found_above(tmp_path: Path):
     assert 0.09 < found.direction[0] < 0.11 and 0.39 < found.direction[-1] < 0.41
     turned = compare(plan, journal, plan.lines[0], plan.lines[1], 1)
     assert turned.below == 1 and turned.gain[:, 0] == pytest.approx(-found.gain[:, 0])
-    assert "high keeps the picture more than low on 100%" in conclude(found)
-    assert "low keeps the picture less on 100%" in conclude(turned)
+    assert "high keeps more of the picture than low on 100%" in conclude(found)
+    assert "low keeps less of the picture than high on 100%" in conclude(turned)
 
 
 def test_pairs_narrow_the_gain_and_not_the_bands(tmp_path: Path):

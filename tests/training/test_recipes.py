@@ -30,8 +30,8 @@ def work(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pa
         clip.main(clip.Config(output=folder / "clip", **small, **common))
         common |= {"autoencoder": folder / "autoencoder" / "model", "clip": folder / "clip" / "model"}
         text_to_image.main(text_to_image.Config(output=folder / "text-to-image", widths=[32, 64], **common))
-        base = folder / "text-to-image" / "model"
-        instruct_pix2pix.main(instruct_pix2pix.Config(output=folder / "editor", init_from=base, **common))
+        common |= {"data": [str(folder / "edits")], "init_from": str(folder / "text-to-image" / "model")}
+        instruct_pix2pix.main(instruct_pix2pix.Config(output=folder / "editor", **common))
     return folder
 
 
@@ -77,8 +77,8 @@ def test_weights_are_stored_in_half_precision(checkpoint: Path):
 def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
     base = UNet2DConditionModel.from_pretrained(work / "text-to-image" / "model").eval()
     config = instruct_pix2pix.Config(
-        output=work / "unused", data=[work / "edits"], steps=1, autoencoder=work / "autoencoder" / "model",
-        clip=work / "clip" / "model", init_from=work / "text-to-image" / "model",
+        output=work / "unused", data=[str(work / "edits")], autoencoder=work / "autoencoder" / "model",
+        clip=work / "clip" / "model", init_from=str(work / "text-to-image" / "model"),
     )  # fmt: skip
     recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
     latents, image, text = torch.randn(2, 16, 16, 16), torch.randn(2, 16, 16, 16), torch.randn(2, 5, 32)

@@ -59,20 +59,20 @@ def run(
 def conclude(comparison: Comparison) -> str:
     """What a comparison says, in one sentence, whichever way it came out."""
     c = comparison
+    size = "the native size" if c.scale == 1 else f"{c.scale} × the native size"
     if not len(c.direction):
         return (
-            f"At scale {c.scale}, {c.one} and {c.other} have no directional similarity in common: their "
-            "curves cannot be compared at equal edits."
+            f"At {size}, {c.one} and {c.other} have no directional similarity in common: their curves cannot "
+            "be compared at equal edits."
         )
     where = f"the directional similarities that both reach ({c.direction[0]:.3f} to {c.direction[-1]:.3f})"
-    if not c.above and not c.below:
-        verdict = f"the 95 % intervals of {c.one} and {c.other} overlap everywhere on {where}"
+    shares = [(word, share) for word, share in (("more", c.above), ("less", c.below)) if share]
+    clear = " and ".join(f"{word} of the picture than {c.other} on {share:.0%}" for word, share in shares)
+    if clear:
+        verdict = f"{c.one} keeps {clear} of {where}, elsewhere the 95 % intervals overlap"
     else:
-        parts = [f"more than {c.other} on {c.above:.0%}" if c.above else "",
-                 f"less on {c.below:.0%}" if c.below else ""]  # fmt: skip
-        verdict = f"{c.one} keeps the picture {' and '.join(filter(None, parts))} of {where}"
-    gain = float(c.gain[:, 0].mean())
-    return f"At scale {c.scale}, {verdict}; mean difference in image similarity {gain:+.3f}."
+        verdict = f"the 95 % intervals of {c.one} and {c.other} overlap everywhere on {where}"
+    return f"At {size}, {verdict}; mean difference in image similarity {float(c.gain[:, 0].mean()):+.3f}."
 
 
 def _drawn_measures(points: Sequence[Point]) -> list[str]:
@@ -92,7 +92,7 @@ def _report(
     swept = ", ".join(sorted({f"{p.method} by its {p.setting.replace('_', ' ')}" for p in points}))
     abstract = (
         f"{len(plan.examples):,} edits, each made by every editor under every setting with the same seed. "
-        f"Swept: {swept}. Similarities by the CLIP {clip}."
+        f"Swept: {swept}. CLIP: {clip}."
     )
     captions = (
         "How much of the picture is kept against how far the edit goes as its captions do; up and to the "

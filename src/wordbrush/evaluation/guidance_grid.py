@@ -114,7 +114,7 @@ def _report(grid: Grid, about: dict[str, Any]) -> str:
     abstract = f"The two guidance scales trade one against the other. Model: {about['model']['name']}."
     return page(
         f"“{grid.request.instruction}”",
-        abstract + (f" Similarities by the CLIP {clip}." if clip else ""),
+        abstract + (f" CLIP: {clip}." if clip else ""),
         [section("Pictures", before, shown), section("Scores against the picture before", *tables)],
     )
 

@@ -91,7 +91,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; font-weight: 600; margin-bottom: .6rem
 h2 { font-size: 1.25rem; font-weight: 600; margin: 2.5rem 0 .75rem }
 p { max-width: 46rem; margin: .6rem 0 }
 figure { margin: 1.25rem 0 }
-figure svg { width: 100%; height: auto; display: block }
+figure svg { max-width: 100%; height: auto; display: block }
 figcaption, caption {
   color: #55555c; font-size: .88rem; line-height: 1.4; max-width: 46rem; margin-top: .6rem; text-align: left;
 }
@@ -102,7 +102,8 @@ table { border-top: 1.5px solid #1b1b1d; border-bottom: 1.5px solid #1b1b1d }
 thead tr { border-bottom: 1px solid #1b1b1d }
 th, td { padding: .28rem .7rem; text-align: right; font-variant-numeric: tabular-nums; font-weight: 400 }
 th:first-child { text-align: left; padding-left: 0 }
-td, tbody th { white-space: nowrap; overflow-wrap: normal }
+th { overflow-wrap: normal }
+td, tbody th { white-space: nowrap }
 thead th { vertical-align: bottom }
 .wide + .wide { margin-top: 1.5rem }
 .pictures table { border: 0; font-size: .78rem }

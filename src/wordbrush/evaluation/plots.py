@@ -67,6 +67,7 @@ def trade_off(points: Sequence[Point], comparisons: Sequence[Comparison]) -> str
                 _draw_curve(axes, number, curve, own)
                 _draw_band(axes, number, curve, [c for c in comparisons if c.scale == scale])
             axes.set_xlabel(LABELS[DIRECTION])
+            axes.locator_params(axis="x", nbins=6)
             if len(scales) > 1:
                 axes.set_title(f"{here[0].size} px, {'native' if scale == 1 else f'{scale} × native'}")
         panels[0].set_ylabel(LABELS[KEPT])
@@ -108,7 +109,7 @@ def against_settings(points: Sequence[Point], measures: Sequence[str]) -> str:
     first = [point for point in points if point.scale == points[0].scale]
     methods = list(dict.fromkeys((point.method, point.setting) for point in first))
     with matplotlib.rc_context(_STYLE):
-        size = (1.2 + 3.4 * len(methods), 0.6 + 1.9 * len(measures))
+        size = (1.2 + 3.7 * len(methods), 0.6 + 1.8 * len(measures))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(measures), len(methods), sharex="col", sharey="row", squeeze=False)
         numbers = {curve: number for number, curve in enumerate(_by_curve(first))}

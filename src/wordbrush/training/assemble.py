@@ -47,6 +47,9 @@ def assemble(work: Path, folder: Path) -> None:
         if (work / trained).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
+    preprocessing = Path("text_encoder", "preprocessor_config.json")
+    if (work / "clip/model" / preprocessing).exists():
+        shutil.copy(work / "clip/model" / preprocessing, folder / preprocessing)
     for name, trained in {"tokenizer": "clip/model/tokenizer", "recogniser": "recogniser/model"}.items():
         if (work / trained).exists():
             shutil.copytree(work / trained, folder / name, dirs_exist_ok=True)

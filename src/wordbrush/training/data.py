@@ -1,4 +1,4 @@
-"""Latents of rendered edits, encoded once; and the samples that the diffusion recipes draw from them."""
+"""Latents of rendered edits, encoded once; and the samples that the text-to-image recipe draws from them."""
 
 from __future__ import annotations
 
@@ -78,20 +78,6 @@ class CaptionedLatents(Dataset[dict[str, Any]]):
         row = self.edits.rows[number]
         caption = row["source_caption" if side == 0 else "target_caption"]
         return {"latents": self.edits.pair(number)[side], "tokens": tokenise(self.tokenizer, caption)}
-
-
-class EditedLatents(Dataset[dict[str, Any]]):
-    """Index -> source and target latents of an edit and the tokens of its instruction."""
-
-    def __init__(self, edits: EncodedEdits, tokenizer: CLIPTokenizer) -> None:
-        self.edits, self.tokenizer = edits, tokenizer
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = np.random.default_rng((4, index))
-        number = int(rng.integers(len(self.edits)))
-        source, target = self.edits.pair(number)
-        tokens = tokenise(self.tokenizer, self.edits.rows[number]["instruction"])
-        return {"source": source, "latents": target, "tokens": tokens}
 
 
 def tokenise(tokenizer: CLIPTokenizer, text: str) -> Tensor:

@@ -65,35 +65,60 @@ class DenoisingRecipe:
     def __init__(self, config: DenoisingConfig) -> None:
         self.text = TextTower(config.clip)
         self.edits: EncodedEdits = encode_edits(config.autoencoder, *config.data)
-        self.noise = DDPMScheduler(**NOISE_SCHEDULE)
+        self.noise: DDPMScheduler = DDPMScheduler(**NOISE_SCHEDULE)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """As `UNet2DConditionModel.save_pretrained`."""
         model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
 
 
-def denoising_loss(
-    model: nn.Module, noise: DDPMScheduler, latents: Tensor, text: Tensor, image: Tensor | None = None
-) -> Tensor:
-    """The error of one noise prediction at random timesteps, weighted by min-SNR-5.
+def denoising_loss(model: nn.Module, noise: DDPMScheduler, latents: Tensor, text: Tensor) -> Tensor:
+    """The error of one prediction at random timesteps, weighted by min-SNR-5.
 
     Args:
         model: A U-Net.
         noise: Its training schedule.
         latents: (B, C, h, w), scaled.
         text: (B, L, D).
-        image: (B, C, h, w) source latents for the model's extra input channels.
     """
     steps: int = noise.config["num_train_timesteps"]
     t = torch.randint(0, steps, (len(latents),), device=latents.device)
     epsilon = torch.randn_like(latents)
+    return prediction_errors(model, noise, latents, text, t=t, epsilon=epsilon, min_snr=5.0).mean()
+
+
+def prediction_errors(
+    model: nn.Module,
+    noise: DDPMScheduler,
+    latents: Tensor,
+    text: Tensor,
+    *,
+    t: Tensor,
+    epsilon: Tensor,
+    image: Tensor | None = None,
+    min_snr: float | None = None,
+    added: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """The squared errors (B,) of predictions at given timesteps from given noise.
+
+    Args:
+        model: A U-Net.
+        noise: Its training schedule.
+        latents: (B, C, h, w), scaled.
+        text: (B, L, D).
+        t: (B,) timesteps.
+        epsilon: (B, C, h, w), the noise.
+        image: (B, C, h, w) source latents for the model's extra input channels.
+        min_snr: Gamma of min-SNR weighting; none: all timesteps weigh the same.
+        added: SDXL's pooled text and sizes.
+    """
     noisy = noise.add_noise(latents, epsilon, t)  # pyright: ignore[reportArgumentType]
     inputs = noisy if image is None else torch.cat([noisy, image], dim=1)
-    predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text).sample
-    errors = F.mse_loss(
-        predicted.float(), diffusion_target(noise, latents, epsilon, t), reduction="none"
-    ).mean((1, 2, 3))
-    return (errors * min_snr_weight(noise, t)).mean()
+    options: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
+    predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text, **options).sample
+    target = diffusion_target(noise, latents, epsilon, t)
+    errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
+    return errors if min_snr is None else errors * min_snr_weight(noise, t, gamma=min_snr)
 
 
 def fast_on_cpu(unet: UNet2DConditionModel) -> nn.Module:

@@ -1,57 +1,320 @@
-"""InstructPix2Pix: a text-to-image U-Net, widened, fine-tuned on (source, instruction, target)."""
+"""InstructPix2Pix: a text-to-image U-Net, widened, fine-tuned on (before, instruction, after).
+
+Section 3.2 of 2211.09800. A run goes on by itself from OUTPUT/state; `--init-from` is where a new one starts.
+The trained model is OUTPUT/model: a diffusers folder like the one that it was made from.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pydantic import Field
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from pydantic import Field, model_validator
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wordbrush.diffusion.conditioning import widen_input
 from wordbrush.diffusion.loss import conditioning_dropout
-from wordbrush.training.data import EditedLatents
-from wordbrush.training.denoising import DenoisingConfig, DenoisingRecipe, denoising_loss, fast_on_cpu
-from wordbrush.training.loop import Batch, move, train
+from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
+from wordbrush.errors import UsageError
+from wordbrush.training import preflight, publishing
+from wordbrush.training.base import join_parts, load_base, make_trainable, save_lora, save_pipeline
+from wordbrush.training.denoising import fast_on_cpu, prediction_errors
+from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
+from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
+from wordbrush.training.loop import Averaged, Batch, LoopConfig, move, processes, train
+from wordbrush.training.optimizers import OptimizerName
+from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
+from wordbrush.training.pairs import open_blocks, picture_sizes
+from wordbrush.training.presets import PRESETS
+from wordbrush.training.resuming import check_run, made_once
 
 
-class Config(DenoisingConfig):
+class Config(LoopConfig):
     """Defaults of the storybook editor."""
 
-    init_from: Path = Field(description="folder of a text-to-image U-Net, or of one that is widened already")
+    data: list[str] = Field(description="folders or hub ids of edits: parquet, tars, original, rendered")
+    init_from: str = Field(
+        description="where a new run starts: a text-to-image model or an editor; a diffusers folder, a hub "
+        "id, a single file, or the folder of a U-Net"
+    )
+    preset: Literal["laptop", "paper"] = Field(
+        "laptop", description="what is not given: the storybook's settings, or those of the paper"
+    )
+    resume: bool | None = Field(
+        None, description="insist that OUTPUT/state is there to go on from, or that it is not; else: either"
+    )
+    autoencoder: Path | None = Field(None, description="its folder, where --init-from is a U-Net alone")
+    clip: Path | None = Field(None, description="folder with text_encoder/ and tokenizer/, likewise")
+    base_config: str | None = Field(None, description="for a single file: a folder with its configuration")
+    split: str = Field("train", description="of the data, where it has named splits")
+    steps: int = 6000
+    batch_size: int = 32
     learning_rate: float = 1e-3
+    optimizer: OptimizerName = "muon"
+    ema_decay: float | None = Field(0.999, description="of the exported moving average; 0: no average")
+    size: int | None = Field(None, ge=8, description="pixels of a crop's side (default: the model's own)")
+    resize_to: int | None = Field(
+        None, description="greatest short side before the random crop (default: SIZE, no random crop)"
+    )
+    flip: float = Field(0.0, ge=0, le=1, description="share of edits that are mirrored")
+    buckets: bool = Field(False, description="crops of many shapes, each batch of one; else squares")
+    cache: bool | None = Field(
+        None, description="encode all once, into OUTPUT/cache (default: unless crops are random)"
+    )
+    target: Literal["mode", "sample"] = Field("mode", description="of the autoencoder's posterior")
     dropout: float = Field(
         0.05, ge=0, le=1 / 3, description="share that loses its text, its image, and both (each)"
     )
+    min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting; 0: none")
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="what the U-Net predicts (default: as the model it starts from)"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, a third more computing")
+    lora_rank: int | None = Field(None, ge=1, description="train only adapters of this rank, of an editor")
+    preflight: bool = Field(True, description="estimate memory, disk and time; refuse what cannot fit")
+    validation: str | None = Field(None, description="held-out edits to look at and measure on the way")
+    validation_steps: int = Field(500, ge=1)
+    validation_edits: int = Field(4, ge=1)
+    push_to_hub: str | None = Field(None, description="upload the model to this hub id in the end")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return PRESETS.get(given.get("preset", "laptop"), {}) | given
 
 
-class InstructPix2PixRecipe(DenoisingRecipe):
+FREE = (
+    "output", "steps", "preset", "resume", "workers", "checkpoint_minutes", "max_minutes", "log_steps",
+    "preflight", "validation", "validation_steps", "validation_edits", "push_to_hub",
+)  # fmt: skip
+"""Settings that may change when a run goes on."""
+
+
+class InstructPix2PixRecipe:
     """Section 3.2 of InstructPix2Pix (2211.09800)."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.dropout = config.dropout
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(config.init_from)
-        if unet.config["in_channels"] == unet.config["out_channels"]:
-            unet = widen_input(unet, int(unet.config["out_channels"]))
+        self.config = config
+        self.blocks = open_blocks(config.data, config.split)
+        self.base = _load(config)
+        make_trainable(self.base, lora_rank=config.lora_rank, seed=config.seed)
+        unet: UNet2DConditionModel = self.base.unet
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
         self.model: nn.Module = fast_on_cpu(unet)
+        self.noise = cast("DDPMScheduler", DDPMScheduler.from_config(self.base.scheduler.config))
+        self.encoder = Encoder(self.base, config.target == "sample", config.mixed_precision == "bf16")
+        self.null = self.encoder.null_text()
+        self.size = config.size or self.base.native_size
+        self.draws = Draws(
+            seed=config.seed,
+            channels=self.base.latent_channels,
+            grid=self.base.latent_grid,
+            num_timesteps=int(self.noise.config["num_train_timesteps"]),
+            size=self.size,
+            resize_to=config.resize_to or self.size,
+            flip=config.flip,
+        )
+        self._check_size()
+
+    @property
+    def cached(self) -> bool:
+        """Whether latents and text embeddings are made once; which random crops rule out."""
+        random = self.draws.resize_to > self.size
+        if self.config.cache and random:
+            raise UsageError("--cache needs crops that are not random: leave --resize-to out")
+        return not random if self.config.cache is None else self.config.cache
 
     def samples(self) -> Dataset[dict[str, Any]]:
-        """Endless draws of edits."""
-        return EditedLatents(self.edits, self.text.tokenizer)
+        """Shuffled passes over the edits."""
+        counts = [block.count for block in self.blocks]
+        groups = self._groups() if self.config.buckets else None
+        order = Order(counts, self.config.seed, groups=groups, batch_size=self.config.batch_size)
+        choices = self._shapes()
+        shapes = choices * len(order) if groups is None else [choices[group] for group in groups]
+        if not self.cached:
+            return StreamedEdits(self.blocks, order, shapes, self.draws)
+        cache = LatentCache(made_once(self._cache_path(len(order)), partial(self._encode, shapes)))
+        for network in (*self.base.text_encoders, self.base.vae):
+            network.to("cpu")  # no more needed
+        return CachedEdits(cache, order, shapes, self.draws)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The denoising loss; one draw a sample decides which conditioning it loses."""
+        """The error of the prediction; one draw a sample decides which conditioning it loses."""
         tensors = move(batch, model)
-        no_text, no_image = conditioning_dropout(torch.rand(len(tensors["tokens"])), rate=self.dropout)
-        source = tensors["source"] * ~no_image.to(tensors["source"].device)[:, None, None, None]
-        text = self.text(tensors["tokens"], no_text.to(source.device))
-        return {"loss": denoising_loss(model, self.noise, tensors["latents"], text, source)}
+        moments, text = self._encoded(batch, tensors)
+        condition, latents = self.encoder.condition_and_target(moments, tensors["posterior"])
+        no_text, no_image = conditioning_dropout(tensors["u"], rate=self.config.dropout)
+        image = condition * ~no_image[:, None, None, None]
+        text = _drop(text, self.null, no_text)
+        errors = prediction_errors(
+            model, self.noise, latents, text.tokens, t=tensors["t"], epsilon=tensors["noise"], image=image,
+            min_snr=self.config.min_snr or None, added=self._added(text, latents),
+        )  # fmt: skip
+        return {"loss": errors.mean()}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """A diffusers folder with a card; or the adapters; or the U-Net, where it came alone."""
+        config = self.config
+        if config.lora_rank is not None:
+            save_lora(model, folder)
+            use = (
+                f"Adapters for {config.init_from}: `wordbrush edit --model {config.init_from} --lora FOLDER`."
+            )
+        elif config.autoencoder is not None:
+            return model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        else:
+            save_pipeline(self.base, model, folder)
+            use = (
+                "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
+            )
+        if (grid := config.output / "validation.png").exists():
+            shutil.copy(grid, folder / grid.name)
+        publishing.write_card(
+            folder, title=config.output.name, use=use, base=config.init_from, datasets=config.data,
+            settings=config.model_dump(mode="json", exclude={"output", "resume"}), output=config.output,
+        )  # fmt: skip
+        return None
+
+    def example(self) -> dict[str, Any]:
+        """The U-Net's inputs for one process's batch, on the "meta" device."""
+        shape = max(self._shapes(), key=lambda shape: shape[0] * shape[1])
+        count, latent = self.config.batch_size, self.draws.latent_size(shape)
+        channels = 2 * self.base.latent_channels
+        inputs: dict[str, Any] = {
+            "sample": torch.empty(count, channels, *latent, device="meta"),
+            "timestep": torch.zeros(count, dtype=torch.long, device="meta"),
+            "encoder_hidden_states": torch.empty(count, *self.null.tokens.shape[1:], device="meta"),
+        }
+        if self.null.pooled is not None:
+            inputs["added_cond_kwargs"] = {
+                "text_embeds": torch.empty(count, self.null.pooled.shape[1], device="meta"),
+                "time_ids": torch.empty(count, 6, device="meta"),
+            }
+        return inputs
+
+    def need(self) -> preflight.Need:
+        """What the run takes."""
+        frozen = sum(p.nbytes for n in (*self.base.text_encoders, self.base.vae) for p in n.parameters())
+        cache = self._cache_bytes() if self.cached else 0
+        return preflight.estimate(self.model, self.example(), self.config, frozen=frozen, cache=cache)
+
+    def _cache_bytes(self) -> int:
+        pixels = max(height * width for height, width in self._shapes())
+        latents = self.base.latent_channels * pixels // self.base.latent_grid**2
+        flips = 1 + (self.config.flip > 0)
+        row = flips * self.encoder.num_moments * latents + self.null.tokens.numel()
+        return 2 * row * sum(block.count for block in self.blocks)
+
+    def _encoded(self, batch: Batch, tensors: dict[str, Tensor]) -> tuple[Tensor, TextEmbeds]:
+        if "moments" in tensors:
+            return tensors["moments"], TextEmbeds(tensors["tokens"], tensors.get("pooled"))
+        return self.encoder.moments(tensors["pixels"]), self.encoder.text(batch["instruction"])
+
+    def _added(self, text: TextEmbeds, latents: Tensor) -> dict[str, Tensor] | None:
+        """SDXL's further conditions."""
+        if text.pooled is None:
+            return None
+        size = latents.shape[-2] * self.base.latent_grid, latents.shape[-1] * self.base.latent_grid
+        ids = self.base.add_time_ids(size, len(latents))
+        return {"text_embeds": text.pooled} | ({} if ids is None else {"time_ids": ids})
+
+    def _shapes(self) -> list[Shape]:
+        """Of crops."""
+        return bucket_shapes(self.size, self._multiple) if self.config.buckets else [(self.size, self.size)]
+
+    @property
+    def _multiple(self) -> int:
+        """Of pixels, for a crop's sides: the U-Net halves the latents at every level but one."""
+        levels = len(self.base.unet.config.block_out_channels)
+        return self.base.latent_grid * 2 ** (levels - 1)
+
+    def _check_size(self) -> None:
+        if self.size % self._multiple:
+            raise UsageError(f"--size {self.size}: this model needs a multiple of {self._multiple}")
+        if self.draws.resize_to < self.size:
+            raise UsageError(f"--resize-to {self.draws.resize_to} is smaller than the crop of {self.size}")
+
+    def _groups(self) -> Any:
+        """The bucket of each row; all pictures are read once for it."""
+        path = self.config.output / "cache" / f"sizes-{sum(block.count for block in self.blocks)}.npy"
+        sizes = np.load(made_once(path, lambda partial: picture_sizes(self.blocks, partial)))
+        shapes = self._shapes()
+        known = {(int(height), int(width)) for height, width in sizes.tolist()}
+        found = {size: nearest_bucket(size[0], size[1], shapes) for size in known}
+        return np.array([found[tuple(size)] for size in sizes.tolist()])
+
+    def _cache_path(self, count: int) -> Path:
+        """A name of its own for all that decides what is in it."""
+        config = self.config
+        what = count, config.data, config.split, self.size, config.buckets, config.flip > 0
+        name = hashlib.blake2b(f"{what} {self.encoder.fingerprint()}".encode(), digest_size=8).hexdigest()
+        return config.output / "cache" / name
+
+    def _encode(self, shapes: list[Shape], folder: Path) -> None:
+        folder.mkdir()
+        blocks = track(self.blocks, "Encoding the edits", console=Console(stderr=True))
+        encode_rows(folder, blocks, self.encoder, shapes, flips=self.config.flip > 0)
+
+
+def _load(config: Config) -> LatentDiffusion:
+    device: Any = processes().device
+    if config.autoencoder is not None and config.clip is not None:
+        model = join_parts(Path(config.init_from), config.autoencoder, config.clip, device=device)
+    elif config.autoencoder is not None or config.clip is not None:
+        raise UsageError("--autoencoder and --clip go together, where --init-from is a U-Net alone")
+    else:
+        model = load_base(config.init_from, config=config.base_config, device=device)
+    if config.prediction_type is None:
+        return model
+    kind = type(model.scheduler)
+    changed = kind.from_config(model.scheduler.config, prediction_type=config.prediction_type)
+    return dataclasses.replace(model, scheduler=changed)
+
+
+def _drop(text: TextEmbeds, null: TextEmbeds, dropped: Tensor) -> TextEmbeds:
+    """The null text in the place of those (B,) that are dropped."""
+    tokens = torch.where(dropped[:, None, None], null.tokens, text.tokens)
+    if text.pooled is None or null.pooled is None:
+        return TextEmbeds(tokens)
+    return TextEmbeds(tokens, torch.where(dropped[:, None], null.pooled, text.pooled))
 
 
 def main(config: Config) -> None:
     """Trains, or goes on training, the editor."""
-    train(InstructPix2PixRecipe(config), config)
+    if config.push_to_hub:
+        publishing.check_hub(config.push_to_hub)
+    check_run(config, resume=config.resume, free=FREE)
+    recipe, first = InstructPix2PixRecipe(config), processes().is_main_process
+    if config.preflight:
+        line = preflight.check(recipe.need(), config, recipe.base.device)
+        if first:
+            print(f"{sum(block.count for block in recipe.blocks)} edits; {line}", flush=True)
+    step = train(recipe, config, on_step=_validation(recipe) if config.validation and first else None)
+    if config.push_to_hub and first and step == config.steps:
+        print(publishing.push(config.output / "model", config.push_to_hub))
+
+
+def _validation(recipe: InstructPix2PixRecipe) -> Any:
+    from wordbrush.training.validation import Validation
+
+    config = recipe.config
+    blocks = open_blocks([str(config.validation)], "validation")
+    held_out = Validation(blocks, config.validation_edits, (recipe.size, recipe.size), config.output)
+
+    def look(step: int, averaged: Averaged) -> None:
+        if step % config.validation_steps == 0 or step == config.steps:
+            with averaged() as unet:
+                print(held_out.look(recipe.base, unet, step), flush=True)
+
+    return look

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils.environment import parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,15 +106,15 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         TrainingError: a loss or gradient is NaN or infinite (step and samples are named), or the state cannot
             be read.
     """
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=_on_cpu())
     optimizer = build_optimizer(
         config.optimizer, recipe.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = get_scheduler(
         config.schedule if config.schedule == "cosine" else "constant_with_warmup",
         optimizer,
-        config.warmup_steps * accelerator.num_processes,
-        config.steps * accelerator.num_processes,
+        num_warmup_steps=config.warmup_steps * accelerator.num_processes,
+        num_training_steps=config.steps * accelerator.num_processes,
     )
     model, optimizer, schedule = accelerator.prepare(recipe.model, optimizer, schedule)
     ema = EMAModel(trained_parameters(model), decay=config.ema_decay) if config.ema_decay else None
@@ -131,7 +132,7 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
         if config.mixed_precision != "fp16":  # whose scaler skips such steps by itself
             count = _samples_per_step(config, accelerator)
-            _check("norm of the gradient", norm, step, range(step * count, (step + 1) * count))
+            _check("norm of the gradient", norm, step, f"{step * count} to {(step + 1) * count - 1}")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -150,6 +151,15 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         if timed_out:
             break
     return step
+
+
+def processes() -> PartialState:
+    """This process among those of `accelerate launch`, or of torchrun; without a GPU they talk over gloo."""
+    return PartialState(cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -179,19 +189,24 @@ def _gradient(
         with nullcontext() if last else accelerator.no_sync(model):
             losses = recipe.losses(model, batch)
             first = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
-            _check("loss", losses["loss"].detach(), step, range(first, first + config.batch_size))
+            samples = f"{first} to {first + config.batch_size - 1}{_rows(batch)}"
+            _check("loss", losses["loss"].detach(), step, samples)
             accelerator.backward(losses["loss"] / config.accumulation)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.detach() / config.accumulation
     return sums
 
 
-def _check(what: str, value: Any, step: int, samples: range) -> None:
+def _check(what: str, value: Any, step: int, samples: str) -> None:
     if not math.isfinite(value):
         raise TrainingError(
-            f"the {what} became {float(value)} at step {step} on samples {samples[0]} to {samples[-1]}: "
-            "lower the learning rate"
+            f"the {what} became {float(value)} at step {step} on samples {samples}: lower the learning rate"
         )
+
+
+def _rows(batch: Batch) -> str:
+    """Which rows of the data a batch is of, where it says so."""
+    return f" (rows {', '.join(map(str, batch['row'].tolist()))} of the data)" if "row" in batch else ""
 
 
 def _samples_per_step(config: LoopConfig, accelerator: Accelerator) -> int:

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes storybook-instruct: an editor that is trained only on pairs which the data engine generated, from the
+# storybook's text-to-image model; and measures it as the embedded editor is measured. Stop it whenever you like: run
+# again, it goes on. A GPU is used where there is one. STEPS is what two CPU cores can do; raise it on a GPU.
+# On many GPUs, once the pairs are made: TRAIN="accelerate launch -m wordbrush.cli train" runs/instruct_pix2pix.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# glibc gives freed memory back at every free; on many virtual machines that costs more than the arithmetic.
+export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
+export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
+
+WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
+TRAIN="${TRAIN:-$WORDBRUSH train}"
+PAIRS="${PAIRS:-out/storybook-pairs}"
+STORYBOOK=src/wordbrush/assets/storybook
+WORK="${WORK:-.cache/storybook/instruct}"
+
+[ -e "$PAIRS" ] || OUT="$PAIRS" runs/data_engine.sh
+
+# Nothing in the storybook's instructions tells left from right, so pictures may be mirrored.
+# shellcheck disable=SC2086  # TRAIN is several words
+$TRAIN instruct-pix2pix --data "$PAIRS" --init-from "$STORYBOOK/text_to_image" --output "$WORK" \
+  --flip 0.5 --steps "${STEPS:-6000}"
+
+# The storybook with this editor in it; the rest is as it was.
+rm -rf "$WORK/storybook-instruct"
+cp -r "$STORYBOOK" "$WORK/storybook-instruct"
+rm -r "$WORK/storybook-instruct/unet"
+cp -r "$WORK/model/unet" "$WORK/storybook-instruct/unet"
+"$WORDBRUSH" evaluate storybook --model "$WORK/storybook-instruct" --output "$WORK/report"
+"$WORDBRUSH" evaluate storybook --output "$WORK/report-embedded"

@@ -1,0 +1,115 @@
+"""What the loop draws from edits: sample i is the same whenever, wherever and beside what it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wordbrush.training.crops import Crop, draw_crop
+from wordbrush.training.encoding import LatentCache
+from wordbrush.training.order import WINDOW, Order, Shape
+from wordbrush.training.pairs import Block, Edit
+
+_KEPT = 2 * WINDOW  # blocks: a batch may lie in two windows
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides of a sample.
+
+    Attributes:
+        seed: Of the run.
+        channels: Of the latents.
+        grid: Pixels a latent.
+        num_timesteps: Of the noise schedule.
+        size: Of the crop; the shorter side where shapes differ.
+        resize_to: Greatest short side before the crop.
+        flip: Probability.
+    """
+
+    seed: int
+    channels: int
+    grid: int
+    num_timesteps: int
+    size: int
+    resize_to: int
+    flip: float
+
+    def latent_size(self, shape: Shape) -> Shape:
+        """Height and width of the latents of a crop."""
+        return shape[0] // self.grid, shape[1] // self.grid
+
+    def crop(self, sample: int) -> Crop:
+        """How its pictures are cropped."""
+        rng = np.random.default_rng((8, self.seed, sample))
+        return draw_crop(rng, size=self.size, resize_to=self.resize_to, flip=self.flip)
+
+    def noise(self, sample: int, shape: Shape) -> dict[str, Tensor]:
+        """The timestep "t", "u" in [0, 1) for the conditioning dropout, "noise" and "posterior" (C, h, w)."""
+        words = np.random.SeedSequence((9, self.seed, sample)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+        size = (self.channels, *self.latent_size(shape))
+        return {
+            "t": torch.randint(self.num_timesteps, (), generator=generator),
+            "u": torch.rand((), generator=generator),
+            "noise": torch.randn(size, generator=generator),
+            "posterior": torch.randn(size, generator=generator),
+        }
+
+
+class StreamedEdits(Dataset[dict[str, Any]]):
+    """Sample -> "pixels" (2, 3, H, W) uint8 and "instruction", and what chance decided.
+
+    Args:
+        blocks: Of the data set; the last few that were read are kept.
+        order: Of its rows.
+        shapes: Of each row's crop, pixels.
+        draws: Decides the rest.
+    """
+
+    def __init__(self, blocks: Sequence[Block], order: Order, shapes: Sequence[Shape], draws: Draws) -> None:
+        self.blocks, self.order, self.shapes, self.draws = blocks, order, shapes, draws
+        self._kept: dict[int, Sequence[Edit]] = {}
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        row = self.order.row(sample)
+        edit, shape = self._edit(row), self.shapes[row]
+        pixels = self.draws.crop(sample)(*edit.pictures(), shape)
+        found = {"row": row, "pixels": pixels, "instruction": edit.instruction}
+        return found | self.draws.noise(sample, shape)
+
+    def _edit(self, row: int) -> Edit:
+        number, place = self.order.place(row)
+        if number not in self._kept:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = self.blocks[number].read()
+        return self._kept[number][place]
+
+
+class CachedEdits(Dataset[dict[str, Any]]):
+    """Sample -> "moments" (K, C, h, w), "tokens" (L, D) (SDXL: "pooled" too), and what chance decided.
+
+    Args:
+        cache: Of the data set.
+        order: Of its rows.
+        shapes: Of each row's crop, pixels.
+        draws: Decides the rest; of the crop only the flip.
+    """
+
+    def __init__(self, cache: LatentCache, order: Order, shapes: Sequence[Shape], draws: Draws) -> None:
+        self.cache, self.order, self.shapes, self.draws = cache, order, shapes, draws
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        row = self.order.row(sample)
+        shape = self.shapes[row]
+        flip = self.draws.crop(sample).flip
+        found: dict[str, Any] = {"row": row}
+        found |= self.cache.read(row, self.draws.latent_size(shape), flip=flip)
+        return found | self.draws.noise(sample, shape)

@@ -1,0 +1,72 @@
+"""A run goes on by itself where it stopped; this keeps it from going on as another run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from wordbrush.errors import UsageError
+from wordbrush.provenance import atomic_file
+from wordbrush.training.loop import LoopConfig, has_state, processes
+
+RECORD = "run.json"
+
+
+def check_run(config: LoopConfig, *, resume: bool | None, free: Collection[str]) -> None:
+    """Records what a run in a new output folder is; compares one that goes on with its record.
+
+    Args:
+        config: The run's settings.
+        resume: True: there must be a state to go on from. False: there must be none. None: either.
+        free: Settings that may change when a run goes on.
+
+    Raises:
+        UsageError: There is a state, or none, against what was asked; or the run was another one.
+    """
+    path, found = config.output / RECORD, has_state(config.output)
+    if resume is True and not found:
+        raise UsageError(f"nothing to resume: {config.output} holds no state")
+    if resume is False and found:
+        raise UsageError(f"{config.output} holds the state of a run: choose another --output, or delete it")
+    now: dict[str, Any] = config.model_dump(mode="json", exclude=set(free))
+    now["processes"] = processes().num_processes
+    if found and path.exists():
+        _compare(json.loads(path.read_text()), now, config.output)
+    elif processes().is_main_process:
+        config.output.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, overwrite=True) as file:
+            file.write((json.dumps(now, indent=2) + "\n").encode())
+
+
+def _compare(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
+    for name in now:
+        if name in before and before[name] != now[name]:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"{output} holds a run with --{flag} {before[name]}, not {now[name]}: "
+                "go on with the same settings, or choose another --output"
+            )
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """A file or folder that the first process makes, if it is not there; the others wait for it.
+
+    Args:
+        path: Appears only once it is whole.
+        make: Writes it under a name that does not exist yet.
+    """
+    if not processes().is_main_process:
+        while not path.exists():
+            time.sleep(0.5)
+    elif not path.exists():
+        partial = path.with_name(f".{path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        make(partial)
+        partial.replace(path)
+    return path

@@ -1,0 +1,77 @@
+"""What the U-Net is given: InstructPix2Pix's condition and target, encoded now or once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.edits import data
+from wordbrush.diffusion.model import LatentDiffusion
+from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
+from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
+from wordbrush.training.order import Order
+from wordbrush.training.pairs import open_blocks
+
+DRAWS = Draws(seed=0, channels=4, grid=2, num_timesteps=1000, size=32, resize_to=32, flip=0.5)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> LatentDiffusion:
+    return LatentDiffusion.load(tiny_checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_condition_and_target_are_the_papers(model: LatentDiffusion):
+    encoder = Encoder(model, sample=True, bfloat16=False)
+    pixels = torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8)
+    posterior = torch.randn(3, 4, 16, 16)
+    condition, target = encoder.condition_and_target(encoder.moments(pixels), posterior)
+    with torch.no_grad():
+        before, after = (model.vae.encode(pixels[:, i].float() / 127.5 - 1).latent_dist for i in (0, 1))
+    assert torch.allclose(condition, before.mode(), atol=1e-5)  # unscaled
+    drawn = after.mean + after.std * posterior
+    assert torch.allclose(target, model.vae.config.scaling_factor * drawn, atol=1e-5)
+    _, mode = replace(encoder, sample=False).condition_and_target(encoder.moments(pixels), posterior)
+    assert torch.allclose(mode, model.vae.config.scaling_factor * after.mode(), atol=1e-5)
+
+
+def test_the_cache_holds_what_is_encoded_anew(model: LatentDiffusion, tmp_path: Path):
+    blocks = open_blocks([str(data(tmp_path / "data", (40, 36), (30, 50)))])
+    order = Order([block.count for block in blocks], seed=0)
+    shapes = [(32, 32), (40, 24)] * 5
+    encoder = Encoder(model, sample=True, bfloat16=False)
+    (tmp_path / "cache").mkdir()
+    encode_rows(tmp_path / "cache", blocks, encoder, shapes, flips=True)
+    cached = CachedEdits(LatentCache(tmp_path / "cache"), order, shapes, DRAWS)
+    streamed = StreamedEdits(blocks, order, shapes, DRAWS)
+    flips = set[bool]()
+    for sample in range(20):
+        one: dict[str, Any] = cached[sample]
+        two: dict[str, Any] = streamed[sample]
+        assert one["row"] == two["row"]
+        assert all(torch.equal(one[name], two[name]) for name in ("t", "u", "noise", "posterior"))
+        moments = encoder.moments(two["pixels"][None])[0]
+        assert one["moments"].shape == moments.shape == (3, 4, *two["noise"].shape[1:])
+        assert torch.allclose(one["moments"], moments, atol=2e-3, rtol=2e-3)
+        assert torch.allclose(
+            one["tokens"], encoder.text([two["instruction"]]).tokens[0], atol=2e-3, rtol=2e-3
+        )
+        flips.add(DRAWS.crop(sample).flip)
+    assert flips == {True, False}
+
+
+def test_draws_belong_to_the_sample_alone():
+    one, again, other = (DRAWS.noise(sample, (32, 32)) for sample in (5, 5, 6))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_draws_are_uniform_and_normal():
+    draws = [DRAWS.noise(sample, (8, 8)) for sample in range(2000)]
+    t, u = (np.array([float(d[name]) for d in draws]) for name in ("t", "u"))
+    assert abs(u.mean() - 0.5) < 0.02 and abs(t.mean() - 499.5) < 20 and t.min() < 5 and t.max() > 994
+    for name in ("noise", "posterior"):
+        values = torch.stack([d[name] for d in draws])
+        assert abs(float(values.mean())) < 0.01 and abs(float(values.std()) - 1) < 0.01
