@@ -100,7 +100,7 @@ caption { margin: 0 0 .5rem }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35 }
 table { border-top: 1.5px solid #1b1b1d; border-bottom: 1.5px solid #1b1b1d }
 thead tr { border-bottom: 1px solid #1b1b1d }
-th, td { padding: .28rem .7rem; text-align: right; font-variant-numeric: tabular-nums; font-weight: 400 }
+th, td { padding: .28rem .55rem; text-align: right; font-variant-numeric: tabular-nums; font-weight: 400 }
 th:first-child { text-align: left; padding-left: 0 }
 th { overflow-wrap: normal }
 td, tbody th { white-space: nowrap }
