@@ -8,10 +8,11 @@ and the arms take turns, so that a busy moment of the machine does not fall on o
 
     script        what the script computes in a step, in float32, its default
     script tuned  the same under bf16 autocast with the frozen networks in bf16, the allocator set
-    wordbrush     `wordbrush train instruct-pix2pix --mixed-precision bf16`
+    wordbrush     `wordbrush train instruct-pix2pix --mixed-precision bf16`, latents and texts encoded before
 
 The script's pictures lie ready in memory, while ours are read as in any run. Ratios are medians over the
-rounds of (wordbrush / other arm). Memory is the peak of the process, or of the GPU where there is one.
+rounds of (wordbrush / other arm). Memory is how far the process grows at the peak beyond what its imports
+take; on a GPU, the peak there.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mixed-precision", default="bf16", choices=["no", "bf16"], help="of wordbrush")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="in all arms")
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
@@ -68,7 +70,7 @@ def parse() -> argparse.Namespace:
 
 def command(options: argparse.Namespace, arm: str) -> list[str]:
     values = {"model": options.model, "size": options.size, "batch-size": options.batch_size}
-    values |= {"steps": options.steps, "arm": arm}
+    values |= {"steps": options.steps, "arm": arm, "mixed-precision": options.mixed_precision}
     flags = [f"--{name}={value}" for name, value in values.items()]
     checkpointing = ["--gradient-checkpointing"] if options.gradient_checkpointing else []
     return [sys.executable, __file__, *flags, *checkpointing]
@@ -120,8 +122,8 @@ def serve(options: argparse.Namespace) -> None:
 class Turns:
     """Waits for a line, lets some steps pass, and says how long they took."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done, self.begin = steps, 0, 0.0
+    def __init__(self, steps: int, imports_mib: float) -> None:
+        self.steps, self.done, self.begin, self.imports_mib = steps, 0, 0.0, imports_mib
         self.wait()
 
     def wait(self) -> None:
@@ -133,7 +135,7 @@ class Turns:
         self.done += 1
         if self.done % self.steps == 0:
             seconds = time.perf_counter() - self.begin
-            print(json.dumps({"seconds": seconds, "peak_mib": peak_mib()}), flush=True)
+            print(json.dumps({"seconds": seconds, "peak_mib": peak_mib() - self.imports_mib}), flush=True)
             self.wait()
 
 
@@ -146,16 +148,17 @@ def ours(options: argparse.Namespace) -> None:
     from wordbrush.training.instruct_pix2pix import Config, InstructPix2PixRecipe
     from wordbrush.training.loop import train
 
+    imports_mib = peak_mib()
     output = WORK / f"run-{Path(options.model).name}-{options.size}"
     shutil.rmtree(output / "state", ignore_errors=True)
     config = Config(
         data=[str(data(options.size))], init_from=options.model, output=output, size=options.size,
-        batch_size=options.batch_size, optimizer="adamw", mixed_precision="bf16", min_snr=0, steps=10**6,
+        batch_size=options.batch_size, optimizer="adamw", mixed_precision=options.mixed_precision, min_snr=0, steps=10**6,
         log_steps=10**6, checkpoint_minutes=10**6, gradient_checkpointing=options.gradient_checkpointing,
     )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)
     recipe.samples()  # filled the first time
-    turns = Turns(options.steps)
+    turns = Turns(options.steps, imports_mib)
     train(recipe, config, on_step=lambda step, averaged: turns.step())
 
 
@@ -168,6 +171,7 @@ def theirs(options: argparse.Namespace) -> None:
 
     from wordbrush.models import resolve
 
+    imports_mib = peak_mib()
     tuned = options.arm == "script tuned"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = resolve(options.model)
@@ -218,7 +222,7 @@ def theirs(options: argparse.Namespace) -> None:
         ema.step(unet.parameters())
 
     original, edited, instructions = pictures(options.size)
-    turns = Turns(options.steps)
+    turns = Turns(options.steps, imports_mib)
     for number in range(10**9):
         rows = [(number * options.batch_size + i) % PAIRS for i in range(options.batch_size)]
         step(original[rows], edited[rows], [instructions[row] for row in rows])

@@ -97,7 +97,7 @@ THINGS: tuple[Thing, ...] = (
     ),
     *_plain(
         "bicycle", "tractor", "airplane", "helicopter", "rocket", "sailboat", "ambulance", "taxi",
-        ("fire truck", "fire engine"), ("ufo", "flying saucer"), ("train", "locomotive"),
+        ("fire truck", "fire engine"), ("ufo", "flying saucer"), ("train", "locomotive"), ("bus", "minibus"),
     ),
     *_plain(
         "guitar", "drum", "camera", "trophy", "house", "castle", "tent", "chair", "crown", "candle", "robot",
@@ -106,11 +106,11 @@ THINGS: tuple[Thing, ...] = (
     ),
     *_coloured(
         ("car", "automobile", "red"), ("balloon", "balloon", "red"), ("apple", "red apple", "red"),
-        ("book", "blue book", "blue"), ("umbrella", "umbrella", "purple"), ("t shirt", "t-shirt", "blue"),
-        ("dress", "dress", "blue"), ("hat", "top hat", "black"), ("bus", "minibus", "green"),
-        ("backpack", "backpack", "red"), ("butterfly", "butterfly", "blue"),
-        ("fish", "tropical fish", "orange"), ("tulip", "tulip", "pink"), ("heart", "red heart", "red"),
-        ("gift", "wrapped gift", "yellow"), ("bird", "bird", "blue"), ("truck", "pickup truck", "blue"),
+        ("book", "blue book", "blue"), ("umbrella", "umbrella", "purple"), ("t shirt", "t-shirt", "green"),
+        ("dress", "dress", "blue"), ("hat", "top hat", "black"),
+        ("backpack", "backpack", "pink"), ("butterfly", "butterfly", "orange"),
+        ("fish", "tropical fish", "blue"), ("tulip", "tulip", "pink"), ("heart", "red heart", "red"),
+        ("gift", "wrapped gift", "yellow"), ("bird", "bird", "red"), ("truck", "pickup truck", "red"),
     ),
     *_people(),
     *_professions(),
