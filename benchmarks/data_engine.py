@@ -139,7 +139,7 @@ def load_plain(config: Any) -> Any:
 def store_if_good(config: Any, folder: Path, pixels: Any, scores: dict[str, Any]) -> bool:
     from PIL import Image
 
-    from wordbrush.datagen.filters import Similarities
+    from wordbrush.data.rows import Similarities
 
     (found,) = Similarities.from_columns({name: column.tolist() for name, column in scores.items()})
     good = config.filter.failure(found) is None

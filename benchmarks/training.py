@@ -153,8 +153,9 @@ def ours(options: argparse.Namespace) -> None:
     shutil.rmtree(output / "state", ignore_errors=True)
     config = Config(
         data=[str(data(options.size))], init_from=options.model, output=output, size=options.size,
-        batch_size=options.batch_size, optimizer="adamw", mixed_precision=options.mixed_precision, min_snr=0, steps=10**6,
-        log_steps=10**6, checkpoint_minutes=10**6, gradient_checkpointing=options.gradient_checkpointing,
+        batch_size=options.batch_size, optimizer="adamw", mixed_precision=options.mixed_precision, min_snr=0,
+        steps=10**6, log_steps=10**6, checkpoint_minutes=10**6,
+        gradient_checkpointing=options.gradient_checkpointing,
     )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)
     recipe.samples()  # filled the first time
@@ -247,7 +248,7 @@ def pictures(size: int) -> tuple[Any, Any, list[str]]:
     import numpy as np
     import torch
 
-    from wordbrush.training.pairs import open_blocks
+    from wordbrush.data.blocks import open_blocks
 
     edits = [edit for block in open_blocks([str(data(size))]) for edit in block.read()]
     pairs = np.array([[np.asarray(picture) for picture in edit.pictures()] for edit in edits])
@@ -260,8 +261,8 @@ def data(size: int) -> Path:
     import numpy as np
     from PIL import Image
 
-    from wordbrush.datagen.rows import Row, encode_png
-    from wordbrush.datagen.shards import write_shards
+    from wordbrush.data.rows import Row, encode_png
+    from wordbrush.data.shards import write_shards
 
     folder = WORK / f"pairs-{size}"
     if folder.exists():

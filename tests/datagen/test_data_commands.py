@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.datagen.edits import row, rows
+from tests.data.edits import row, rows
 from wordbrush.cli import main
-from wordbrush.datagen.shards import write_card, write_shards
+from wordbrush.data.shards import write_card, write_shards
 
 Command = Callable[..., tuple[int, str, str]]
 

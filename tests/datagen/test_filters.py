@@ -4,7 +4,8 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from wordbrush.datagen.filters import PREDICATES, SCORES, Funnel, Similarities, Thresholds, calibrate, select
+from wordbrush.data.rows import SCORES, Similarities
+from wordbrush.datagen.filters import PREDICATES, Funnel, Thresholds, calibrate, select
 
 GOOD = {"clip_sim_0": 0.3, "clip_sim_1": 0.3, "clip_sim_dir": 0.3, "clip_sim_image": 0.8}
 

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from tests import tiny
 from tests.datagen.engine import save_models
-from wordbrush.datagen.filters import SCORES
+from wordbrush.data.rows import SCORES, Row, encode_png
 from wordbrush.datagen.pairs import Draw, PairGenerator, PairSettings, Pixels, draw_samples, score_pairs
-from wordbrush.datagen.rows import Row, encode_png
 from wordbrush.datagen.statistics import score
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.errors import ModelError, UsageError

@@ -23,15 +23,15 @@ from rich.console import Console
 from tests.datagen.engine import configure, save_models, to_toml, triplets
 from tests.datagen.test_endpoint import Server, edits, server  # noqa: F401
 from wordbrush.cli import main
+from wordbrush.data.rows import SCORES, decode
+from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
 from wordbrush.datagen.config import Config, StorybookTriplets, read_config
-from wordbrush.datagen.filters import SCORES, Funnel, Thresholds
+from wordbrush.datagen.filters import Funnel, Thresholds
 from wordbrush.datagen.pairs import Draw, PairGenerator, draw_samples
 from wordbrush.datagen.pipeline import make, storybook_triplets
 from wordbrush.datagen.progress import Display
-from wordbrush.datagen.rows import decode
 from wordbrush.datagen.runners import Build, Runners, choose_runners
-from wordbrush.datagen.sources import open_parts, read_rows
 from wordbrush.datagen.stages import FilterPairs, Record
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.triplets import Triplet, read_triplets, write_triplets

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.datagen.edits import bare, row, rows
+from tests.data.edits import bare, row, rows
 from tests.world import render, sprites  # noqa: F401
+from wordbrush.data.rows import DataError, Row, encode_png
 from wordbrush.datagen.filters import PREDICATES, Thresholds
-from wordbrush.datagen.rows import DataError, Row, encode_png
 from wordbrush.datagen.statistics import Distribution, gather, measure, score
 from wordbrush.perception.clip import Clip
 from wordbrush.storybook.edits import sample_edit

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wordbrush.datagen.rows import DataError, encode_png
+from wordbrush.data.rows import DataError, encode_png
 from wordbrush.errors import UsageError
 from wordbrush.evaluation.benchmark_data import load_emu_edit, load_magicbrush, load_tedbench
 from wordbrush.evaluation.benchmark_run import Entry, make_pictures, run, score, summarise, to_markdown

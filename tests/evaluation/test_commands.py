@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from wordbrush.cli import main
-from wordbrush.datagen.rows import Row, encode_png
-from wordbrush.datagen.shards import write_shards
+from wordbrush.data.rows import Row, encode_png
+from wordbrush.data.shards import write_shards
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from PIL import Image
 
 import wordbrush
 from wordbrush import EditRequest
-from wordbrush.datagen.rows import Row, encode_png
-from wordbrush.datagen.shards import write_shards
+from wordbrush.data.rows import Row, encode_png
+from wordbrush.data.shards import write_shards
 from wordbrush.errors import UsageError
 from wordbrush.evaluation import plots
 from wordbrush.evaluation.comparison import compare

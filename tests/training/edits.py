@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wordbrush.datagen.rows import Row, encode_png
-from wordbrush.datagen.shards import write_shards
+from wordbrush.data.rows import Row, encode_png
+from wordbrush.data.shards import write_shards
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.training.edits import data
+from wordbrush.data.blocks import open_blocks
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
 from wordbrush.training.order import Order
-from wordbrush.training.pairs import open_blocks
 
 DRAWS = Draws(seed=0, channels=4, grid=2, num_timesteps=1000, size=32, resize_to=32, flip=0.5)
 

@@ -85,7 +85,7 @@ def get_data(
 
     Without NAME, list those that are known. HF_ENDPOINT names another server than huggingface.co.
     """
-    from wordbrush.datagen.hub import KNOWN, get
+    from wordbrush.data.hub import KNOWN, get
 
     if name is not None:
         print(get(name, out))
@@ -102,7 +102,7 @@ def convert_data(
     split: Annotated[str | None, typer.Option(help="Only this one. (default: all)")] = None,
 ) -> None:
     """Write a data set in another layout."""
-    from wordbrush.datagen.sources import convert
+    from wordbrush.data.sources import convert
 
     with _counting("Converting") as on_row:
         count = convert(source, folder, to, split=split, on_row=on_row)
@@ -112,8 +112,8 @@ def convert_data(
 @data_app.command("validate")
 def validate_data(source: _Source) -> None:
     """Check every row of a data set; prints a line for each problem, and exits 1 if there are any."""
-    from wordbrush.datagen.sources import open_parts
-    from wordbrush.datagen.validation import find_problems
+    from wordbrush.data.sources import open_parts
+    from wordbrush.data.validation import find_problems
 
     rows = problems = 0
 
@@ -143,8 +143,8 @@ def show_data(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page.")] = False,
 ) -> None:
     """Make a page with some edits of a data set, to look at in a browser."""
-    from wordbrush.datagen.contact_sheet import make_sheet, sample
-    from wordbrush.datagen.sources import open_parts, read_rows
+    from wordbrush.data.contact_sheet import make_sheet, sample
+    from wordbrush.data.sources import open_parts, read_rows
     from wordbrush.provenance import atomic_file
 
     whole = source.resolve()
@@ -172,8 +172,8 @@ def show_statistics(
     With --clip, the scores are measured by that CLIP, and the filter has the thresholds at which SHARE of
     the rows pass: a calibration, if the rows are as they should be.
     """
+    from wordbrush.data.sources import open_parts, read_rows
     from wordbrush.datagen.filters import Thresholds
-    from wordbrush.datagen.sources import open_parts, read_rows
     from wordbrush.datagen.statistics import gather, measure
 
     rows = read_rows(open_parts(source))
@@ -195,6 +195,6 @@ def push_data(
     private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
 ) -> None:
     """Upload a data set to the hub, and print its address."""
-    from wordbrush.datagen.hub import push
+    from wordbrush.data.hub import push
 
     print(push(folder, repo, private=private))

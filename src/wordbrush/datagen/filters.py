@@ -5,35 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-@dataclass(frozen=True)
-class Similarities:
-    """CLIP's four scores of one pair, each in [-1, 1].
-
-    Attributes:
-        clip_sim_0: Of the picture before and its caption.
-        clip_sim_1: Of the picture after and its caption.
-        clip_sim_dir: Of the change of the pictures and the change of the captions.
-        clip_sim_image: Of the two pictures.
-    """
-
-    clip_sim_0: float
-    clip_sim_1: float
-    clip_sim_dir: float
-    clip_sim_image: float
-
-    @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[float]]) -> list[Similarities]:
-        """One for each row of the four columns."""
-        return [cls(*row) for row in zip(*(columns[name] for name in SCORES), strict=True)]
-
-
-SCORES = tuple(f.name for f in fields(Similarities))
+from wordbrush.data.rows import Similarities
 
 
 class Thresholds(BaseModel):

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from wordbrush.data.rows import DataError, Row
+from wordbrush.data.shards import read_shard, write_shard
 from wordbrush.datagen.filters import Funnel
-from wordbrush.datagen.rows import DataError, Row
-from wordbrush.datagen.shards import read_shard, write_shard
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 

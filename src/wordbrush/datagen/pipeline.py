@@ -34,15 +34,15 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
+from wordbrush.data.rows import DataError
+from wordbrush.data.shards import write_card, write_shards
 from wordbrush.datagen.captions import CaptionFilter, read_captions, storybook_captions
 from wordbrush.datagen.checks import TextDuplicates, row_flaw
 from wordbrush.datagen.config import Config, StorybookTriplets, WrittenTriplets, identity
 from wordbrush.datagen.filters import Funnel
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.progress import Display, funnel_text
-from wordbrush.datagen.rows import DataError
 from wordbrush.datagen.runners import Runner, Runners
-from wordbrush.datagen.shards import write_card, write_shards
 from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
 from wordbrush.errors import OutputError, UsageError, WordbrushError
 from wordbrush.models import one_line

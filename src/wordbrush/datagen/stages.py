@@ -16,15 +16,15 @@ from typing import Any, Protocol
 from PIL import Image
 from pydantic import BaseModel
 
+from wordbrush.data.rows import SCORES, Row, Similarities, encode_png
 from wordbrush.datagen.checks import ImageDuplicates
 from wordbrush.datagen.config import Config, WrittenTriplets
 from wordbrush.datagen.endpoint import EndpointWriter
-from wordbrush.datagen.filters import SCORES, Funnel, Similarities, Thresholds, select
+from wordbrush.datagen.filters import Funnel, Thresholds, select
 from wordbrush.datagen.instructions import InstructionWriter, Rejected
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.local_writer import LocalWriter
 from wordbrush.datagen.pairs import PairGenerator, PairSettings, Pixels, draw_samples, score_pairs
-from wordbrush.datagen.rows import Row, encode_png
 from wordbrush.perception.clip import Clip
 from wordbrush.provenance import atomic_file
 from wordbrush.triplets import Caption, Triplet, read_triplets

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wordbrush.data.rows import DataError, Row, decode
 from wordbrush.datagen.filters import (
     SCORES,
     Funnel,
@@ -19,7 +20,6 @@ from wordbrush.datagen.filters import (
     calibrate,
     select,
 )
-from wordbrush.datagen.rows import DataError, Row, decode
 from wordbrush.errors import ImageError
 
 if TYPE_CHECKING:

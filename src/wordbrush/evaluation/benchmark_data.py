@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from wordbrush.datagen.rows import DataError, decode
-from wordbrush.datagen.shards import find_shards
+from wordbrush.data.rows import DataError, decode
+from wordbrush.data.shards import find_shards
 from wordbrush.models import one_line
 
 _FILE = re.compile(r"[\w-]+(\.[\w-]+)*")  # nothing that leads elsewhere

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wordbrush.datagen.hub import get
-from wordbrush.datagen.rows import DataError
+from wordbrush.data.hub import get
+from wordbrush.data.rows import DataError
 from wordbrush.errors import UsageError
 from wordbrush.evaluation.benchmark_data import (
     BenchmarkEdit,

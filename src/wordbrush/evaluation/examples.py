@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from wordbrush.datagen.contact_sheet import sample
-from wordbrush.datagen.rows import Row, decode
-from wordbrush.datagen.sources import open_parts, read_rows
+from wordbrush.data.contact_sheet import sample
+from wordbrush.data.rows import Row, decode
+from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.errors import UsageError
 from wordbrush.storybook.edits import SceneEdit, draw_edit
 from wordbrush.storybook.render import Renderer

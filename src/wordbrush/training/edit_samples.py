@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wordbrush.data.blocks import Block, Edit
 from wordbrush.training.crops import Crop, draw_crop
 from wordbrush.training.encoding import LatentCache
 from wordbrush.training.order import WINDOW, Order, Shape
-from wordbrush.training.pairs import Block, Edit
 
 _KEPT = 2 * WINDOW  # blocks: a batch may lie in two windows
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from wordbrush.data.blocks import Block, Edit
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.training.crops import Crop
 from wordbrush.training.order import Shape
-from wordbrush.training.pairs import Block, Edit
 
 _BATCH = 16
 

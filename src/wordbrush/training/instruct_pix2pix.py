@@ -23,6 +23,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from wordbrush.data.blocks import open_blocks, picture_sizes
 from wordbrush.diffusion.loss import conditioning_dropout
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.errors import UsageError
@@ -34,7 +35,6 @@ from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
 from wordbrush.training.loop import Averaged, Batch, LoopConfig, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
-from wordbrush.training.pairs import open_blocks, picture_sizes
 from wordbrush.training.presets import PRESETS
 from wordbrush.training.resuming import check_run, made_once
 

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import nn
 
+from wordbrush.data.blocks import Block, Edit
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.editors.instruct_pix2pix import InstructPix2Pix
 from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
 from wordbrush.errors import WordbrushError
 from wordbrush.training.crops import Crop
 from wordbrush.training.order import Shape
-from wordbrush.training.pairs import Block, Edit
 from wordbrush.types import EditRequest
 
 try:

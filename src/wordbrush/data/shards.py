@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from wordbrush.datagen.rows import PICTURES, SHARD_BYTES, DataError, Row, by_size, make_row
+from wordbrush.data.rows import PICTURES, SHARD_BYTES, DataError, Row, by_size, make_row
 from wordbrush.errors import WordbrushError
 from wordbrush.models import one_line
 from wordbrush.outputs import make_folder

@@ -13,9 +13,9 @@ from datasets import Image as ImageFeature
 from datasets import Value, load_dataset
 from PIL import Image, PngImagePlugin
 
-from tests.datagen.edits import bare, picture, row, rows
-from wordbrush.datagen.rows import DataError, Row, decode, encode_png
-from wordbrush.datagen.shards import (
+from tests.data.edits import bare, picture, row, rows
+from wordbrush.data.rows import DataError, Row, decode, encode_png
+from wordbrush.data.shards import (
     COLUMNS,
     find_shards,
     read_shard,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from tests.datagen.edits import bare, jpeg, picture, rows
-from wordbrush.datagen.rows import DataError, decode, encode_png
-from wordbrush.datagen.webdataset import read_tar, write_tar, write_tars
+from tests.data.edits import bare, jpeg, picture, rows
+from wordbrush.data.rows import DataError, decode, encode_png
+from wordbrush.data.webdataset import read_tar, write_tar, write_tars
 
 PNG = encode_png(picture(0))
 

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data.hub_files import REPO, Hub
 from tests.training.edits import picture, rows
-from tests.training.hub_files import REPO, Hub
-from wordbrush.datagen.original import write_original
-from wordbrush.datagen.rows import DataError, Row, decode, encode_png
-from wordbrush.datagen.shards import write_shards
-from wordbrush.datagen.webdataset import write_tars
+from wordbrush.data.blocks import open_blocks, picture_sizes
+from wordbrush.data.original import write_original
+from wordbrush.data.rows import DataError, Row, decode, encode_png
+from wordbrush.data.shards import write_shards
+from wordbrush.data.webdataset import write_tars
 from wordbrush.training import pairs
-from wordbrush.training.pairs import open_blocks, picture_sizes
 
 ROWS = rows(9)
 WRITERS: dict[str, Callable[[Path], object]] = {

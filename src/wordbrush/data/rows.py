@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
@@ -11,10 +12,34 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wordbrush import images
-from wordbrush.datagen.filters import SCORES, Similarities
 from wordbrush.errors import WordbrushError
 
 _INT64 = -(2**63), 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """CLIP's four scores of one pair, each in [-1, 1].
+
+    Attributes:
+        clip_sim_0: Of the picture before and its caption.
+        clip_sim_1: Of the picture after and its caption.
+        clip_sim_dir: Of the change of the pictures and the change of the captions.
+        clip_sim_image: Of the two pictures.
+    """
+
+    clip_sim_0: float
+    clip_sim_1: float
+    clip_sim_dir: float
+    clip_sim_image: float
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Sequence[float]]) -> list[Similarities]:
+        """One for each row of the four columns."""
+        return [cls(*row) for row in zip(*(columns[name] for name in SCORES), strict=True)]
+
+
+SCORES = tuple(f.name for f in fields(Similarities))
 
 
 class DataError(WordbrushError):

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datagen.edits import bare, picture, row, rows
-from wordbrush.datagen.rows import Row, encode_png
-from wordbrush.datagen.shards import write_shard
-from wordbrush.datagen.sources import open_parts
-from wordbrush.datagen.validation import find_problems
-from wordbrush.datagen.webdataset import write_tar
+from tests.data.edits import bare, picture, row, rows
+from wordbrush.data.rows import Row, encode_png
+from wordbrush.data.shards import write_shard
+from wordbrush.data.sources import open_parts
+from wordbrush.data.validation import find_problems
+from wordbrush.data.webdataset import write_tar
 
 
 def problems(folder: Path, data: list[Row]) -> list[str]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.datagen.original import SEEDS, read_original, write_original
-from wordbrush.datagen.rows import DataError, Row, encode_png
-from wordbrush.datagen.shards import find_shards, read_shard, write_card, write_shards
-from wordbrush.datagen.webdataset import read_tar, write_tars
+from wordbrush.data.original import SEEDS, read_original, write_original
+from wordbrush.data.rows import DataError, Row, encode_png
+from wordbrush.data.shards import find_shards, read_shard, write_card, write_shards
+from wordbrush.data.webdataset import read_tar, write_tars
 from wordbrush.errors import UsageError
 from wordbrush.models import one_line
 from wordbrush.outputs import check_folder

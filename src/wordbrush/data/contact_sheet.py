@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from html import escape
 
-from wordbrush.datagen.rows import Row, decode
+from wordbrush.data.rows import Row, decode
 from wordbrush.errors import ImageError
 
 _SIDE = 320  # pixels that a picture is shown with at most

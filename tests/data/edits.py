@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wordbrush.datagen.rows import Row, encode_png
+from wordbrush.data.rows import Row, encode_png
 
 TASKS = ("local", "add", "remove", "style")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.datagen.edits import rows
-from tests.datagen.hub_server import REPO, Client, Hub
-from wordbrush.datagen.hub import KNOWN, get, push
-from wordbrush.datagen.rows import DataError
-from wordbrush.datagen.shards import write_card, write_shards
+from tests.data.edits import rows
+from tests.data.hub_server import REPO, Client, Hub
+from wordbrush.data.hub import KNOWN, get, push
+from wordbrush.data.rows import DataError
+from wordbrush.data.shards import write_card, write_shards
 from wordbrush.errors import UsageError
 
 CHUNK = 10 << 20  # what the hub's client writes at once

@@ -22,9 +22,9 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from wordbrush.datagen.original import SEEDS
-from wordbrush.datagen.rows import DataError, decode
-from wordbrush.datagen.shards import known_columns
+from wordbrush.data.original import SEEDS
+from wordbrush.data.rows import DataError, decode
+from wordbrush.data.shards import known_columns
 from wordbrush.errors import WordbrushError
 from wordbrush.models import one_line
 from wordbrush.storybook.dataset import RenderedEdits

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datagen.edits import bare, jpeg, picture, row, rows
-from wordbrush.datagen.original import SEEDS, read_original, write_original
-from wordbrush.datagen.rows import DataError, Row, decode
+from tests.data.edits import bare, jpeg, picture, row, rows
+from wordbrush.data.original import SEEDS, read_original, write_original
+from wordbrush.data.rows import DataError, Row, decode
 
 
 def photographs(count: int) -> list[Row]:

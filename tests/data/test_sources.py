@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datagen.edits import jpeg, picture, row, rows
+from tests.data.edits import jpeg, picture, row, rows
 from tests.world import make_small_shards, sprites  # noqa: F401
-from wordbrush.datagen.rows import DataError, Row, decode
-from wordbrush.datagen.shards import read_shard, write_shards
-from wordbrush.datagen.sources import LAYOUTS, convert, open_parts, read_rows
-from wordbrush.datagen.webdataset import write_tar
+from wordbrush.data.rows import DataError, Row, decode
+from wordbrush.data.shards import read_shard, write_shards
+from wordbrush.data.sources import LAYOUTS, convert, open_parts, read_rows
+from wordbrush.data.webdataset import write_tar
 from wordbrush.errors import OutputError, UsageError
 from wordbrush.storybook.dataset import make
 from wordbrush.storybook.sprites import SpriteLibrary

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
-from wordbrush.datagen.filters import SCORES
-from wordbrush.datagen.rows import PICTURES, DataError, Row, decode
-from wordbrush.datagen.shards import type_problems
-from wordbrush.datagen.sources import Part
+from wordbrush.data.rows import PICTURES, SCORES, DataError, Row, decode
+from wordbrush.data.shards import type_problems
+from wordbrush.data.sources import Part
 from wordbrush.errors import ImageError
 
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from tests.datagen.edits import picture, row, rows
-from wordbrush.datagen.contact_sheet import make_sheet, sample
-from wordbrush.datagen.rows import Row, encode_png
+from tests.data.edits import picture, row, rows
+from wordbrush.data.contact_sheet import make_sheet, sample
+from wordbrush.data.rows import Row, encode_png
 
 
 class Reader(HTMLParser):

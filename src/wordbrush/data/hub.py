@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from wordbrush.datagen.rows import DataError
-from wordbrush.datagen.shards import find_shards
+from wordbrush.data.rows import DataError
+from wordbrush.data.shards import find_shards
 from wordbrush.errors import UsageError
 from wordbrush.models import one_line
 
@@ -58,7 +58,7 @@ def get(name: str, folder: Path | None = None) -> Path:
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload a data set that `wordbrush.datagen.shards` wrote; the repository is made if there is none.
+    """Upload a data set that `wordbrush.data.shards` wrote; the repository is made if there is none.
 
     Args:
         folder: With a README.md and data/*.parquet.

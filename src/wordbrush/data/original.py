@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush import images
-from wordbrush.datagen.filters import SCORES
-from wordbrush.datagen.rows import DataError, Row, decode, encode_png, make_row, suffix
+from wordbrush.data.rows import SCORES, DataError, Row, decode, encode_png, make_row, suffix
 from wordbrush.errors import ImageError, OutputError
 from wordbrush.models import one_line
 from wordbrush.outputs import make_folder

@@ -1,0 +1,5 @@
+"""`python -m wordbrush`."""
+
+from wordbrush.cli import main
+
+main()
