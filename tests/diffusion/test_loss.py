@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from tests import tiny
-from wordbrush.diffusion.loss import conditioning_dropout, diffusion_target, min_snr_weight
+from wordbrush.diffusion.loss import conditioning_dropout, diffusion_target, min_snr_weights
 
 LATENTS, NOISE, T = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
 
@@ -22,11 +22,12 @@ def test_targets() -> None:
 def test_min_snr() -> None:
     scheduler = DDPMScheduler(**tiny.BETAS)
     snr = compute_snr(scheduler, T)
-    weight = min_snr_weight(scheduler, T)
+    weight = min_snr_weights(scheduler)[T]
     assert torch.allclose(weight, snr.clamp(max=5.0) / snr)
+    assert min_snr_weights(scheduler, gamma=0).unique().tolist() == [1]
     assert weight[-1] == pytest.approx(1)  # nearly pure noise: not capped
     velocity = DDPMScheduler(**tiny.BETAS, prediction_type="v_prediction")
-    assert torch.allclose(min_snr_weight(velocity, T), snr.clamp(max=5.0) / (snr + 1))
+    assert torch.allclose(min_snr_weights(velocity)[T], snr.clamp(max=5.0) / (snr + 1))
 
 
 def test_conditioning_dropout_over_a_million_draws() -> None:

@@ -15,7 +15,7 @@ from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
 from wordbrush.training.order import Order
 
-DRAWS = Draws(seed=0, channels=4, grid=2, num_timesteps=1000, size=32, resize_to=32, flip=0.5)
+DRAWS = Draws(seed=0, channels=4, grid=2, timesteps=torch.ones(1000), size=32, resize_to=32, flip=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -125,16 +125,16 @@ def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path
     assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1e-2
 
 
-def test_min_snr_weighs_each_sample(folder: Path, tmp_path: Path):
-    config = settings(folder, tmp_path, init_from=str(folder / "base-v"), target="sample", resize_to=33)
-    recipe = InstructPix2PixRecipe(config)
-    batch = batch_of(recipe, 6)
-    *_, scheduler, predicted, target = stated_formula(folder / "base-v", batch, rate=0.05)
-    alpha = scheduler.alphas_cumprod[batch["t"]]
+def test_timesteps_are_drawn_by_their_min_snr_weights(folder: Path, tmp_path: Path):
+    recipe = InstructPix2PixRecipe(settings(folder, tmp_path, init_from=str(folder / "base-v")))
+    alpha = recipe.noise.alphas_cumprod
     snr = alpha / (1 - alpha)
     weights = snr.clamp(max=5) / (snr + 1)  # diffusers: for v-prediction
-    errors = (predicted - target).square().mean((1, 2, 3))
-    assert torch.allclose(recipe.losses(recipe.model, batch)["loss"], (weights * errors).mean(), atol=1e-5)
+    drawn = torch.stack([recipe.draws.noise(sample, (8, 8))["t"] for sample in range(4000)])
+    shares = torch.histc(drawn.float(), bins=10, min=0, max=1000) / 4000
+    expected = weights.reshape(10, 100).sum(1) / weights.sum()
+    assert expected.max() > 3 * expected.min()
+    assert torch.allclose(shares, expected, atol=0.03)
 
 
 def test_the_first_prediction_is_the_text_to_image_models(folder: Path, tmp_path: Path):

@@ -11,8 +11,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from transformers import CLIPModel
+from transformers import CLIPModel, LlamaForCausalLM
 
+from wordbrush.language_model import PART
 from wordbrush.training.denoising import NOISE_SCHEDULE
 
 _PARTS: dict[str, Any] = {
@@ -47,6 +48,12 @@ def assemble(work: Path, folder: Path) -> None:
         if (work / trained).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
+    writer = work / "instruction-writer/model"
+    if writer.exists():
+        shutil.copytree(writer, folder / PART, dirs_exist_ok=True)
+        half = LlamaForCausalLM.from_pretrained(writer, dtype=torch.float16)
+        half.save_pretrained(folder / PART)
+        _load_as_float32(folder / PART / "config.json")
     preprocessing = Path("text_encoder", "preprocessor_config.json")
     if (work / "clip/model" / preprocessing).exists():
         shutil.copy(work / "clip/model" / preprocessing, folder / preprocessing)
@@ -67,7 +74,7 @@ def _load_as_float32(config: Path) -> None:
     """Transformers loads in the precision that is named here, diffusers in float32: let them agree."""
     if config.exists():
         settings = json.loads(config.read_text()) | {"dtype": "float32"}
-        for tower in ("text_config", "vision_config"):
+        for tower in {"text_config", "vision_config"} & settings.keys():
             settings[tower]["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2) + "\n")
 

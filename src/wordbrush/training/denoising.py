@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from wordbrush.diffusion.loss import diffusion_target, min_snr_weight
+from wordbrush.diffusion.loss import diffusion_target, min_snr_weights
 from wordbrush.models import quiet
 from wordbrush.training.data import EncodedEdits, encode_edits, tokenise
 from wordbrush.training.loop import LoopConfig
@@ -73,7 +73,7 @@ class DenoisingRecipe:
 
 
 def denoising_loss(model: nn.Module, noise: DDPMScheduler, latents: Tensor, text: Tensor) -> Tensor:
-    """The error of one prediction at random timesteps, weighted by min-SNR-5.
+    """The error of one prediction at timesteps drawn by min-SNR-5.
 
     Args:
         model: A U-Net.
@@ -81,10 +81,9 @@ def denoising_loss(model: nn.Module, noise: DDPMScheduler, latents: Tensor, text
         latents: (B, C, h, w), scaled.
         text: (B, L, D).
     """
-    steps: int = noise.config["num_train_timesteps"]
-    t = torch.randint(0, steps, (len(latents),), device=latents.device)
+    t = torch.multinomial(min_snr_weights(noise), len(latents), replacement=True).to(latents.device)
     epsilon = torch.randn_like(latents)
-    return prediction_errors(model, noise, latents, text, t=t, epsilon=epsilon, min_snr=5.0).mean()
+    return prediction_errors(model, noise, latents, text, t=t, epsilon=epsilon).mean()
 
 
 def prediction_errors(
@@ -96,7 +95,6 @@ def prediction_errors(
     t: Tensor,
     epsilon: Tensor,
     image: Tensor | None = None,
-    min_snr: float | None = None,
     added: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """The squared errors (B,) of predictions at given timesteps from given noise.
@@ -109,7 +107,6 @@ def prediction_errors(
         t: (B,) timesteps.
         epsilon: (B, C, h, w), the noise.
         image: (B, C, h, w) source latents for the model's extra input channels.
-        min_snr: Gamma of min-SNR weighting; none: all timesteps weigh the same.
         added: SDXL's pooled text and sizes.
     """
     noisy = noise.add_noise(latents, epsilon, t)  # pyright: ignore[reportArgumentType]
@@ -117,8 +114,7 @@ def prediction_errors(
     options: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
     predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text, **options).sample
     target = diffusion_target(noise, latents, epsilon, t)
-    errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
-    return errors if min_snr is None else errors * min_snr_weight(noise, t, gamma=min_snr)
+    return F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
 
 
 def fast_on_cpu(unet: UNet2DConditionModel) -> nn.Module:

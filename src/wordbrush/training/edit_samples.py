@@ -27,7 +27,7 @@ class Draws:
         seed: Of the run.
         channels: Of the latents.
         grid: Pixels a latent.
-        num_timesteps: Of the noise schedule.
+        timesteps: (T,) how likely each timestep of the noise schedule is, up to a factor.
         size: Of the crop; the shorter side where shapes differ.
         resize_to: Greatest short side before the crop.
         flip: Probability.
@@ -36,7 +36,7 @@ class Draws:
     seed: int
     channels: int
     grid: int
-    num_timesteps: int
+    timesteps: Tensor
     size: int
     resize_to: int
     flip: float
@@ -56,7 +56,7 @@ class Draws:
         generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         size = (self.channels, *self.latent_size(shape))
         return {
-            "t": torch.randint(self.num_timesteps, (), generator=generator),
+            "t": torch.multinomial(self.timesteps, 1, generator=generator)[0],
             "u": torch.rand((), generator=generator),
             "noise": torch.randn(size, generator=generator),
             "posterior": torch.randn(size, generator=generator),

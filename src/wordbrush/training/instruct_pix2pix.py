@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import open_blocks, picture_sizes
-from wordbrush.diffusion.loss import conditioning_dropout
+from wordbrush.diffusion.loss import conditioning_dropout, min_snr_weights
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.errors import UsageError
 from wordbrush.training import preflight, publishing
@@ -75,7 +75,9 @@ class Config(LoopConfig):
     dropout: float = Field(
         0.05, ge=0, le=1 / 3, description="share that loses its text, its image, and both (each)"
     )
-    min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting; 0: none")
+    min_snr: float = Field(
+        5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+    )
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the U-Net predicts (default: as the model it starts from)"
     )
@@ -120,7 +122,7 @@ class InstructPix2PixRecipe:
             seed=config.seed,
             channels=self.base.latent_channels,
             grid=self.base.latent_grid,
-            num_timesteps=int(self.noise.config["num_train_timesteps"]),
+            timesteps=min_snr_weights(self.noise, gamma=config.min_snr),
             size=self.size,
             resize_to=config.resize_to or self.size,
             flip=config.flip,
@@ -159,7 +161,7 @@ class InstructPix2PixRecipe:
         text = _drop(text, self.null, no_text)
         errors = prediction_errors(
             model, self.noise, latents, text.tokens, t=tensors["t"], epsilon=tensors["noise"], image=image,
-            min_snr=self.config.min_snr or None, added=self._added(text, latents),
+            added=self._added(text, latents),
         )  # fmt: skip
         return {"loss": errors.mean()}
 
