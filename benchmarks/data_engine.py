@@ -68,7 +68,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         records = list_records(config, Path(folder))
         if options.arm == "profile":
-            return profile(config, records[: options.units], Path(folder))
+            return profile(config, records[: options.units + 1], Path(folder))
         arm = original if options.arm.startswith("original") else engine
         return arm(config, records, options, Path(folder))
 
@@ -208,7 +208,7 @@ def profile(config: Any, records: list[dict[str, Any]], folder: Path) -> dict[st
     from wordbrush.datagen.stages import MakeUnit
 
     unit: Any = begin(Workers.of(config), partial(MakeUnit, config, folder))
-    unit(records[0])
+    unit(records[-1])
     watch = Stopwatch()
     make, _, store = unit.stages
     model = make.generator.model
@@ -222,7 +222,7 @@ def profile(config: Any, records: list[dict[str, Any]], folder: Path) -> dict[st
     watch.watch(stages, "encode_png", "PNG")
     watch.watch(store.ledger, "store", "ledger")
     start = time.perf_counter()
-    for record in records:
+    for record in records[:-1]:
         unit(record)
     total = time.perf_counter() - start
     parts = dict(watch.seconds) | {"the rest (sampler, noise, guidance)": total - watch.seconds.total()}

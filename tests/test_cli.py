@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 from wordbrush.cli import main
 from wordbrush.editors import METHODS
-from wordbrush.provenance import read_provenance
+from wordbrush.provenance import read_provenance, save_image
 
 
 @pytest.fixture
@@ -165,10 +165,28 @@ def test_failures_exit_1_and_leave_nothing(folder: Path, shell: Shell):
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_refused_before_any_computing(folder: Path, shell: Shell):
-    Path("locked").mkdir(mode=0o500)
+    Path("locked").write_text("a file, which even root cannot write into")
     code, line = shell.refused("edit", "dog.png", "x", "-o", "locked/out.png", "--model", "none")
     assert code == 1
     assert "locked" in line
+
+
+def test_a_name_that_is_too_long_is_one_line(folder: Path, shell: Shell):
+    code, line = shell.refused("edit", "dog.png", "x", "-o", "x" * 300 + ".png", "--model", "none")
+    assert code == 1 and "too long" in line
+
+
+def test_a_format_that_cannot_hold_the_picture_is_refused_before_any_computing(folder: Path, shell: Shell):
+    Image.new("RGB", (20_000, 3)).save("wide.png")
+    code, line = shell.refused("edit", "wide.png", "x", "-o", "wide.webp", "--model", "none")
+    assert code == 2 and "16383" in line
+
+
+def test_a_record_does_not_fetch_a_model(folder: Path, shell: Shell):
+    forged = {"model": "someone/weights", "instruction": "x"}
+    save_image(Image.open("dog.png"), "forged.png", settings=forged)
+    code, line = shell.refused("edit", "dog.png", "--from-metadata", "forged.png")
+    assert code == 2 and "--model someone/weights" in line
 
 
 def test_warnings_are_shown(folder: Path, shell: Shell):

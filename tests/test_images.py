@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from torch import Tensor
 
 from wordbrush.errors import ImageError
@@ -19,7 +19,7 @@ from wordbrush.images import (
     to_pil,
 )
 
-ORIENTATION, GPS, MAKE = 0x0112, 0x8825, 0x010F
+ORIENTATION, GPS, MAKE, ARTIST, XMP = 0x0112, 0x8825, 0x010F, 0x013B, 700
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -175,6 +175,18 @@ def test_animation_gives_its_first_frame_and_says_so():
     picture = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert picture.image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     assert "only the first" in picture.notes[0]
+
+
+def test_a_tiff_gives_its_author_but_not_its_place():
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[ARTIST], tags[XMP] = (
+        "Somebody",
+        b"<x:xmpmeta><exif:GPSLatitude/></x:xmpmeta>",
+    )
+    kept = Image.Exif()
+    exif = open_image(encoded(noise(8, 8), "TIFF", tiffinfo=tags)).exif
+    kept.load(exif)
+    assert dict(kept) == {ARTIST: "Somebody"} and b"GPSLatitude" not in exif
 
 
 def test_exif_is_kept_without_place_and_orientation():

@@ -18,9 +18,10 @@ import wordbrush
 from wordbrush.datagen.commands import data_app
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.evaluation.commands import evaluate_app
-from wordbrush.outputs import check_outputs, default_output, save_result, variation_paths
+from wordbrush.outputs import check_outputs, check_size, default_output, save_result, variation_paths
 from wordbrush.progress import progress
 from wordbrush.training import RECIPES
+from wordbrush.types import MAX_VARIATIONS
 
 if TYPE_CHECKING:
     from wordbrush.controls import Control
@@ -85,6 +86,10 @@ class Setup:
         None
     )
     lora: Annotated[list[Path] | None, typer.Option(help="A LoRA file; may be given more than once.")] = None
+    config: Annotated[
+        str | None,
+        typer.Option(help="For a single file: a folder or hub id with the configuration of such models."),
+    ] = None
     offload: Annotated[
         bool, typer.Option("--offload", help="Keep on the GPU only the network that is running.")
     ] = False
@@ -92,8 +97,8 @@ class Setup:
 
     def over(self, recipe: "Recipe") -> "Recipe":
         """The recipe with what was given in the place of what was recorded."""
-        given = {name: getattr(self, name) for name in ("model", "method", "dtype", "lora")}
-        return recipe.model_copy(update={name: value for name, value in given.items() if value})
+        given = {name: getattr(self, name) for name in ("model", "method", "dtype", "lora", "config")}
+        return recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
 
     def load(self, recipe: "Recipe") -> "Editor":
         """The editor of a recipe, on the device that was asked for."""
@@ -106,6 +111,7 @@ class Setup:
             dtype=recipe.dtype,
             offload=self.offload,
             lora=recipe.lora,
+            config=recipe.config,
             **recipe.settings | self.settings,
         )
 
@@ -147,9 +153,11 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 
     hints = get_type_hints(Setup, include_extras=True)
     options = [_option(f.name, hints[f.name], f.default) for f in fields(Setup) if f.name != "settings"]
-    # Of a setting that several methods have, the words of the first one are shown.
-    described = [c for method in reversed(METHODS.values()) for c in controls(method.settings)]
-    flags = {c.name: _flag(c) for c in described}
+    flags: dict[str, inspect.Parameter] = {}
+    for control in (c for method in METHODS.values() for c in controls(method.settings)):
+        # Of a setting that several methods have, the words of the first one are shown.
+        if control.name not in flags:
+            flags[control.name] = _flag(control, _settings_panel(control.name))
 
     def run(**given: Any) -> None:
         setup = {option.name: given.pop(option.name) for option in options}
@@ -165,9 +173,17 @@ def _option(name: str, hint: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def _flag(control: "Control") -> inspect.Parameter:
+def _settings_panel(setting: str) -> str:
+    """The heading in `--help`: which methods have the setting."""
+    from wordbrush.editors import METHODS
+
+    found = [m.name for m in METHODS.values() if setting in (f.name for f in m.settings_fields())]
+    return f"Settings of {'every method' if len(found) == len(METHODS) else ', '.join(found)}"
+
+
+def _flag(control: "Control", panel: str) -> inspect.Parameter:
     """An option that is None unless given, so that the method's own default or the recorded value stands."""
-    option = typer.Option(help=_describe(control), rich_help_panel="Settings of the method")
+    option = typer.Option(help=_describe(control), rich_help_panel=panel)
     return _option(control.name, Annotated[control.type | None, option], None)
 
 
@@ -217,7 +233,7 @@ def edit(
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White may change, black may not, grey blends.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")] = None,
-    variations: Annotated[int, typer.Option(min=1, help="How many results to make.")] = 1,
+    variations: Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")] = 1,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of a JPEG or WebP file.")] = 95,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
@@ -229,13 +245,17 @@ def edit(
     check_outputs(paths, force=force)
     from wordbrush.editors import find_method
     from wordbrush.images import open_image
+    from wordbrush.models import is_here
     from wordbrush.recipe import Recipe, read_recipe
 
     recipe = setup.over(Recipe() if from_metadata is None else read_recipe(from_metadata))
+    if from_metadata is not None and setup.model is None and not is_here(recipe.model):
+        raise UsageError(f"{from_metadata} asks for another model: --model {recipe.model} fetches it")
     asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
     asked |= {"negative_prompt": negative_prompt, "seed": seed}
     recipe = recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
     original, cover = open_image(picture), open_image(mask) if mask else None
+    check_size(paths, original.image.size)
     request = recipe.request(original, cover, variations)
     find_method(recipe.method).check(request)
     for remark in (*recipe.differences(original, cover), *original.notes):
@@ -268,7 +288,7 @@ def batch(
 
     recipe = setup.over(Recipe())
     settings = make_settings(find_method(recipe.method).settings, setup.settings)
-    made_with = recipe.model_dump(mode="json", include={"model", "method", "lora"})
+    made_with = recipe.model_dump(mode="json", include={"model", "method", "lora", "config"})
     work = Batch(jobs, out, made_with=made_with | {"settings": asdict(settings)})
     with progress() as show:
         show("Loading the model")
@@ -384,9 +404,12 @@ def ui(
         from wordbrush.serving.web import serve
     except ModuleNotFoundError as error:
         raise WordbrushError("the page needs gradio: pip install 'wordbrush[ui]'") from error
+    from wordbrush.editors import find_method
     from wordbrush.recipe import Recipe
 
-    serve(setup.load(setup.over(Recipe())), host=host, port=port)
+    recipe = setup.over(Recipe())
+    texts = find_method(recipe.method).needs
+    serve(setup.load(recipe), texts=texts, host=host, port=port)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,8 @@ class DeviceError(WordbrushError):
 
 class OutputError(WordbrushError):
     """A result that cannot be written."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception's message, short and on one line."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

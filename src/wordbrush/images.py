@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
-from wordbrush.errors import ImageError
+from wordbrush.errors import ImageError, one_line
 
 MAX_PIXELS: Final = 150_000_000
 """Largest picture that is decoded, in pixels; larger ones are refused from their header alone."""
@@ -45,7 +45,7 @@ class Picture:
         image: "RGB", or "RGBA" where the file has transparency; upright, in sRGB.
         format: Pillow's name of the file's format, such as "JPEG".
         sha256: hash of the file's bytes, in hexadecimal.
-        exif: the file's EXIF block without its place (GPS) and orientation; empty where there is none.
+        exif: what the file's EXIF block says of camera, author and exposure; without place and orientation.
         notes: what a user should know about how the file was read.
     """
 
@@ -90,7 +90,7 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_why_unreadable(data)}") from error
     except Exception as error:  # a hostile file can raise anything from within a decoder
-        raise ImageError(f"{name}: damaged picture ({_one_line(error)})") from error
+        raise ImageError(f"{name}: damaged picture ({one_line(error)})") from error
     if alpha is not None:
         rgb.putalpha(alpha)
     return Picture(rgb, kind, hashlib.sha256(data).hexdigest(), exif, notes)
@@ -119,7 +119,7 @@ def normalise(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
             image = image.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
         rgb = _to_srgb(image, profile)
     except (ValueError, OSError, SyntaxError, MemoryError) as error:
-        raise ImageError(f"cannot read a picture of mode {image.mode} ({_one_line(error)})") from error
+        raise ImageError(f"cannot read a picture of mode {image.mode} ({one_line(error)})") from error
     rgb.info = {}  # a profile or orientation that stayed would be applied once more by the next reader
     return rgb, alpha
 
@@ -310,10 +310,6 @@ def _why_unreadable(data: bytes) -> str:
     return "the file is empty" if not data else "not a picture in a known format, or a damaged one"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _notes(image: Image.Image) -> tuple[str, ...]:
     # MPO is a phone's JPEG with a preview or depth map behind the picture: nothing that a user would miss.
     if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -321,13 +317,27 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
     return ()
 
 
+# In a TIFF all that describes the file stands in this block, XMP and the place included: hence a list of
+# what stays.
+_KEPT_EXIF = (
+    ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software,
+    ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright,
+)  # fmt: skip
+
+
 def _clean_exif(image: Image.Image) -> bytes:
-    """The EXIF block without place, orientation and thumbnail; empty where there is none or it is damaged."""
+    """What EXIF says of camera, author and exposure; empty where there is none or it is damaged."""
     try:
-        exif = image.getexif()
-        for tag in (ExifTags.Base.GPSInfo, ExifTags.Base.Orientation):
-            exif.pop(tag, None)
-        return exif.tobytes() if len(exif) else b""
+        exif, kept = image.getexif(), Image.Exif()
+        for tag in _KEPT_EXIF:
+            if tag in exif:
+                kept[tag] = exif[tag]
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        for tag in (ExifTags.Base.MakerNote, ExifTags.IFD.Interop):
+            details.pop(tag, None)
+        if details:
+            kept.get_ifd(ExifTags.IFD.Exif).update(details)
+        return kept.tobytes() if len(kept) or details else b""
     except Exception:  # metadata is as untrusted as pixels, and no reason to refuse the picture
         return b""
 

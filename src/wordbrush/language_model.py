@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wordbrush.errors import ModelError
-from wordbrush.models import EMBEDDED, one_line, quiet, resolve
+from wordbrush.errors import ModelError, one_line
+from wordbrush.models import EMBEDDED, quiet, resolve
 
 PART = "instruction_writer"
 """The folder of the instruction writer within an embedded model."""

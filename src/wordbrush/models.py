@@ -1,11 +1,13 @@
 """A model's name -> where its checkpoint lies on disk."""
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Generator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from wordbrush.errors import ModelError
 
@@ -36,6 +38,35 @@ def resolve(model: str | Path) -> Path:
     return _download(name)
 
 
+def own_settings(model: str | Path, method: str) -> dict[str, Any]:
+    """A method's settings by the `wordbrush.json` in the folder of a checkpoint; {} where it says nothing.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    folder = resolve(model) if str(model) in EMBEDDED else Path(model).expanduser()
+    path = folder / "wordbrush.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text())[method])
+    except KeyError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path} is damaged: it should say method -> settings") from error
+
+
+def is_here(model: str) -> bool:
+    """Whether `resolve` finds a model without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if model in EMBEDDED or (model and Path(model).expanduser().exists()):
+        return True
+    return bool(_HUB_ID.fullmatch(model)) and isinstance(
+        try_to_load_from_cache(model, "model_index.json"), str
+    )
+
+
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Silence the progress bars and remarks of diffusers and transformers; errors still raise."""
@@ -58,11 +89,6 @@ def quiet() -> Generator[None]:
                 module.enable_progress_bar()
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """An exception's message, short and on one line."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
-
-
 def _existing(path: Path, name: str) -> Path:
     if not path.exists():
         raise ModelError(f"the embedded model {name!r} is not in this installation ({path})")
@@ -78,5 +104,5 @@ def _download(name: str) -> Path:
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
         raise ModelError(
             f"no model {name!r}: no such folder or file, not in the hub's cache, and not downloaded "
-            f"({one_line(error)})"
+            f"({type(error).__name__}: no network, or no such repository)"
         ) from error

@@ -1,5 +1,6 @@
 """Where results go: their names, the checks made before any computing, and writing them with provenance."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from wordbrush.types import EditResult
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Pixels of a side that these formats can hold."""
 
 
 def default_output(picture: Path) -> Path:
@@ -34,12 +37,24 @@ def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
     for path in paths:
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"cannot write {path}: the formats are {', '.join(SUFFIXES)}")
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), os.path.lexists(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        if is_folder:
             raise UsageError(f"{path} is a folder: name a file in it")
-        if path.exists() and not force:
+        if exists and not force:
             raise UsageError(f"{path} exists: give another name with -o, or --force to overwrite it")
     for folder in {path.parent for path in paths}:
         check_folder(folder)
+
+
+def check_size(paths: Sequence[Path], size: tuple[int, int]) -> None:
+    """Refuse formats that cannot hold a picture of this width and height, before it is computed."""
+    for path in paths:
+        longest = _LONGEST.get(path.suffix.lower(), max(size))
+        if max(size) > longest:
+            raise UsageError(f"cannot write {path}: this format holds {longest} pixels a side; use .png")
 
 
 def check_folder(folder: Path) -> None:

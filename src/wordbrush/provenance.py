@@ -28,6 +28,7 @@ _XMP: Final = (
     '<rdf:Description rdf:about="" xmlns:wordbrush="urn:wordbrush:1">'
     "<wordbrush:provenance>{}</wordbrush:provenance></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
+_JPEG_SEGMENT: Final = 65_000  # bytes of EXIF that a JPEG can hold: a picture is not lost for want of more
 # A pattern and not an XML parser: the file may come from anyone, and XML can be made to explode.
 _XMP_RECORD: Final = re.compile(r"<wordbrush:provenance>([^<]*)</wordbrush:provenance>")
 
@@ -100,7 +101,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Generator[IO[bytes]]:
     Raises:
         OutputError: `path` exists and `overwrite` is not set, or it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[-100:]}.{uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
         if not overwrite and path.exists():
             raise OutputError(f"{path}: exists already")
@@ -126,7 +127,8 @@ def _options(kind: str, record: str, exif: bytes, quality: int) -> dict[str, Any
         options = {"xmp": _XMP.format(escape(record)).encode(), "quality": quality}
     if kind == "JPEG":
         options["subsampling"] = 0  # red edges on blue stay sharp
-    return options | ({"exif": exif} if exif else {})
+    fits = kind != "JPEG" or len(exif) < _JPEG_SEGMENT
+    return options | ({"exif": exif} if exif and fits else {})
 
 
 def _plain(image: Image.Image, kind: str) -> Image.Image:

@@ -23,6 +23,7 @@ class Recipe(BaseModel):
     method: str = "instruct-pix2pix"
     dtype: str = "auto"
     lora: list[Path] = []
+    config: str | None = None
     instruction: str = ""
     source_caption: str = ""
     target_caption: str = ""

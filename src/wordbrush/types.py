@@ -1,10 +1,16 @@
 """What goes into an editor and what comes out; light, so that any module can import it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_VARIATIONS = 1000
+"""Of one request: they are kept in memory until all are made."""
 
 
 @dataclass(frozen=True)

@@ -115,5 +115,5 @@ def test_failures_are_one_line(data: Command, edits: Path, tmp_path: Path):
 
 def test_the_group_explains_itself(data: Command):
     _, text, _ = data()
-    for name in ("storybook", "get", "convert", "validate", "show", "stats", "push"):
+    for name in ("storybook", "make", "get", "convert", "validate", "show", "stats", "push"):
         assert name in text

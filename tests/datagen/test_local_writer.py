@@ -1,6 +1,7 @@
 """The local writer on a small Llama that has learned a few triplets by heart, through the recipe."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from wordbrush.datagen import local_writer
+from wordbrush.datagen import config, local_writer, pipeline
 from wordbrush.datagen.instructions import Rejected
 from wordbrush.datagen.local_writer import LocalWriter, Sampling, SeededSampling
-from wordbrush.errors import ModelError
+from wordbrush.datagen.progress import Display
+from wordbrush.datagen.runners import Build
+from wordbrush.datagen.stages import Record
+from wordbrush.errors import ModelError, WordbrushError
 from wordbrush.training.instruction_writer import Config, main
 from wordbrush.triplets import Caption, Triplet, write_triplets
 
@@ -80,6 +84,34 @@ def test_rejected_answers_are_tried_again(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(local_writer, "TRIES", 1)
     reasons = rejected()
     assert len(reasons) >= 4 and set(reasons) == {"unchanged: both captions are the same"}
+
+
+def test_in_the_engine_a_stopped_run_goes_on_to_the_same_units(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "BLOCK", 2)
+    (tmp_path / "captions.txt").write_text("".join(f"{caption.text}\n" for caption in CAPTIONS))
+    local: dict[str, Any] = {"model": str(folder), "device": "cpu", "max_new_tokens": 64}
+    source = {"source": "writer", "captions": str(tmp_path / "captions.txt"), "count": 5, "language": ""}
+    settings = config.Config.model_validate({"triplets": source | {"local": local}})
+
+    def run(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        yield from map(build(), records)
+
+    def stopped(build: Build, records: Sequence[Record]) -> Iterator[Record]:
+        yield build()(records[1])
+        raise WordbrushError("stopped")
+
+    def listed(name: str, runner: Any) -> pipeline.Units:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return pipeline.list_units(settings, tmp_path / name, runner, Display(every=float("inf")))
+
+    with pytest.raises(WordbrushError, match="stopped"):
+        listed("twice", stopped)
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "twice" / "written").iterdir()}
+    assert list(written) == ["000001.json"] and len(listed("once", run).units) >= 4
+    assert listed("twice", run) == listed("once", run)
+    assert (tmp_path / "twice" / "written" / "000001.json").stat().st_mtime_ns == written["000001.json"]
 
 
 def test_an_answer_that_does_not_end_is_malformed(folder: Path):

@@ -26,13 +26,13 @@ from wordbrush.cli import main
 from wordbrush.data.rows import SCORES, decode
 from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
-from wordbrush.datagen.config import Config, StorybookTriplets, read_config
+from wordbrush.datagen.config import Config, StorybookTriplets
 from wordbrush.datagen.filters import Funnel, Thresholds
 from wordbrush.datagen.pairs import Draw, PairGenerator, draw_samples
 from wordbrush.datagen.pipeline import make, storybook_triplets
 from wordbrush.datagen.progress import Display
-from wordbrush.datagen.runners import Build, Runners, choose_runners
-from wordbrush.datagen.stages import FilterPairs, Record
+from wordbrush.datagen.runners import Build, Runners, Workers, choose_runners
+from wordbrush.datagen.stages import FilterPairs, MakeUnit, Record
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.triplets import Triplet, read_triplets, write_triplets
 
@@ -134,6 +134,21 @@ def test_rows_do_not_depend_on_the_order_of_the_work(made: Path, config: Config,
 
     make(config, tmp_path / "set", Runners(shuffled, shuffled), QUIET)
     assert files(tmp_path / "set") == files(made)
+
+
+def test_what_is_in_the_ledger_is_not_made_again(config: Config, tmp_path: Path):
+    stage = MakeUnit(config, tmp_path)
+    unit: Record = {
+        "unit": "0000007",
+        "caption": "a dog",
+        "edit": "snow",
+        "output": "a dog in snow",
+        "task": "",
+    }
+    told = stage(dict(unit))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert stage(dict(unit)) == told and len(before) >= 2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_another_seed_gives_other_pictures(made: Path, config: Config, tmp_path: Path):
@@ -247,8 +262,10 @@ def test_a_folder_of_something_else_is_refused(made: Path, config: Config, tmp_p
     runners = choose_runners(config, ray=False)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "letter.txt").write_text("dear")
-    with pytest.raises(UsageError, match="is not of this command"):
-        make(config, tmp_path / "set", runners, QUIET)
+    for folder in (tmp_path / "set", tmp_path / "set" / "letter.txt"):
+        with pytest.raises(UsageError, match="is not of this command"):
+            make(config, folder, runners, QUIET)
+        assert not work(folder).exists()
     other = config.model_copy(update={"pairs": config.pairs.model_copy(update={"steps": 5})})
     with pytest.raises(UsageError, match=r"another pairs\.steps: choose another folder"):
         make(other, made, runners, QUIET)
@@ -272,6 +289,19 @@ def test_other_contents_of_the_same_file_are_noticed(made: Path, config: Config,
         with pytest.raises(WordbrushError, match=wanted):
             make(here, tmp_path / "set", Runners(stop, stop), QUIET)
         write_triplets(path, triplets()[1:])
+
+
+def test_a_worker_has_a_gpu_where_there_are_gpus_and_else_its_threads():
+    for device, gpus, count in (
+        ("auto", 3, 3),
+        ("auto", 0, 4),
+        ("cpu", 3, 4),
+        ("cuda", 2, 2),
+        ("cuda", 0, 1),
+    ):
+        assert Workers(None, 2, device).counted(gpus, 8) == count
+        assert Workers(5, 2, device).counted(gpus, 8) == 5
+    assert Workers(None, 9, "cpu").counted(0, 8) == 1
 
 
 def test_when_nothing_passes_it_says_so(config: Config, tmp_path: Path):
@@ -393,34 +423,11 @@ def test_without_a_terminal_there_are_lines():
     assert second.startswith("pairs: 6 of 10 units, ")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("seed = ", "cannot read the configuration"),
-        ('[triplets]\nsource = "file"', r"triplets\.path: Field required"),
-        ('[triplets]\nsource = "storybook"\ncount = 0', r"triplets\.count: Input should be greater"),
-        ('[triplets]\nsource = "storybook"\ncount = 2\noperations = ["fly"]', "operations are some of"),
-        ('[triplets]\nsource = "writer"\ncaptions = "storybook"\ncount = 3', "either .triplets.endpoint. or"),
-        ('[triplets]\nsource = "storybook"\ncount = 2\n[pairs]\nstep = 3', r"pairs\.step: Extra inputs"),
-        ("[pairs]\nsteps = 3", "triplets: Field required"),
-    ],
-)
-def test_a_wrong_configuration_is_one_line_that_names_the_setting(tmp_path: Path, text: str, message: str):
-    (tmp_path / "c.toml").write_text(text)
-    with pytest.raises(UsageError, match=message) as caught:
-        read_config(tmp_path / "c.toml")
-    assert "\n" not in str(caught.value)
-
-
-def test_the_example_is_read():
-    assert read_config(Path(__file__).parents[2] / "examples/data/storybook.toml").filter.keep >= 1
-
-
-def engine(config: Config, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def engine(config: Config, folder: Path, *words: str, **options: Any) -> subprocess.Popen[Any]:
     """`wordbrush data make` with two workers, in a process group of its own."""
     path = toml(config, folder.with_name(f"{folder.name}.toml"), workers=2)
-    command = [sys.executable, "-m", "wordbrush.cli", "data", "make", str(path), "-o", str(folder), *words]
-    return subprocess.Popen(command, start_new_session=True)
+    command = [sys.executable, "-m", "wordbrush", "data", "make", str(path), "-o", str(folder), *words]
+    return subprocess.Popen(command, start_new_session=True, **options)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
@@ -480,8 +487,20 @@ def test_on_a_ray_cluster_a_killed_worker_is_replaced(slowly_made: Path, config:
 
     wait_until(lambda: units_done(folder) >= 2 and len(actors()) >= 2, process)
     actors()[0].kill()
+    assert units_done(folder) < 24
     assert process.wait() == 0
     assert files(folder) == files(slowly_made)
+
+
+@pytest.mark.long
+def test_on_ray_too_a_failure_is_one_line(config: Config, tmp_path: Path):
+    pytest.importorskip("ray")
+    lost = {"pairs": config.pairs.model_copy(update={"model": str(tmp_path / "lost")})}
+    process = engine(
+        config.model_copy(update=lost), tmp_path / "set", "--ray", stderr=subprocess.PIPE, text=True
+    )
+    _, said = process.communicate()
+    assert process.returncode == 1 and said.startswith("wordbrush: no model ") and said.count("\n") == 1
 
 
 @pytest.mark.long

@@ -85,7 +85,8 @@ def test_dropped_words(tiny_checkpoint: Path) -> None:
     fits = "a " * (tiny.WINDOW - 2)
     assert model.dropped_words(fits) == ""
     assert model.dropped_words(fits + "last words") == "last words"
-    assert model.dropped_words("one " + "x" * 100) == "x" * 100
+    assert model.dropped_words("one " + "x" * 100).strip("x") == ""
+    assert len(model.dropped_words("word " * 100_000)) > 400_000  # in no time
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from PIL import Image
 import wordbrush
 from tests import tiny
 from wordbrush import DeviceError, EditRequest, ImageError, ModelError, StepInfo, UsageError
-from wordbrush.editors import instruct_pix2pix, latent_editor
+from wordbrush.editors import instruct_pix2pix
 from wordbrush.editors.instruct_pix2pix import InstructPix2Pix
 from wordbrush.images import from_pil
 
@@ -84,7 +84,7 @@ def test_a_result_does_not_depend_on_its_batch(
     ]
     alone = [other.edit(request) for request in requests]
     for limit in (10**9, 1):  # everything of one size together; one sample at a time
-        monkeypatch.setattr(latent_editor, "_BATCH_PIXELS", limit)
+        monkeypatch.setattr(InstructPix2Pix, "batch_pixels", limit)
         together = other.edit_batch(requests)
         for mine, theirs in zip(together, alone, strict=True):
             assert (mine.settings, mine.seeds) == (theirs.settings, theirs.seeds)
@@ -96,7 +96,7 @@ def test_the_gist_of_batching(
     editor: InstructPix2Pix, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(latent_editor, "_BATCH_PIXELS", 3 * 32 * 48)
+    monkeypatch.setattr(InstructPix2Pix, "batch_pixels", 3 * 32 * 48)
     hook = editor.model.unet.register_forward_hook(lambda _, args, out: sizes.append(len(args[0])))
     steps: list[tuple[int, int]] = []
     editor.edit_batch(

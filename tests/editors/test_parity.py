@@ -110,7 +110,7 @@ def test_negative_prompt(tmp_path: Path) -> None:
     pipe = tiny.pipeline("sd1")
     pipe.save_pretrained(tmp_path)
     expected = theirs(pipe, 1, [3], 5.0, 1.2, negative_prompt=["blurry"])
-    editor = wordbrush.load(tmp_path, device="cpu", steps=4, text_scale=5.0, image_scale=1.2)
+    editor = wordbrush.load(tmp_path, device="cpu", dtype="float32", steps=4, text_scale=5.0, image_scale=1.2)
     last: list[Tensor] = []
     request = EditRequest(pictures(1)[0], INSTRUCTIONS[0], seed=3, negative_prompt="blurry")
     editor.edit(request, on_step=lambda info: last.append(info.latents))

@@ -12,6 +12,7 @@ from PIL import Image
 
 import wordbrush
 from wordbrush.controls import controls
+from wordbrush.editors import find_method
 from wordbrush.provenance import read_provenance
 from wordbrush.serving import web
 
@@ -41,6 +42,19 @@ def test_every_setting_has_a_control(client: Client):
     names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
     settings = [control.name for control in controls(wordbrush.InstructPix2PixSettings)]
     assert names == ["picture", "instruction", "seed", *settings]
+
+
+def test_a_method_by_description_asks_for_its_captions(tiny_checkpoint: Path, values: dict[str, Any]):
+    editor = wordbrush.load(tiny_checkpoint, "sdedit", steps=2, dtype="float32")
+    page = web.build(editor, find_method("sdedit").needs)
+    _, address, _ = web.launch(page, host="127.0.0.1", port=None)
+    try:
+        client = Client(address, verbose=False)
+        asked = {"picture": values["picture"], "target_caption": "a panda", "seed": "1"}
+        *_, line = client.predict(**asked, api_name="/edit")
+    finally:
+        page.close(verbose=False)
+    assert line.startswith("Seed 1,")
 
 
 def test_edit_gives_both_pictures_and_a_file_with_its_record(client: Client, values: dict[str, Any]):

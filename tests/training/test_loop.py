@@ -112,6 +112,26 @@ def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path):
     assert train(Denoise(), settings(tmp_path)) == 6
 
 
+def test_an_export_that_failed_is_made_by_the_next_run(tmp_path: Path):
+    class Broken(Denoise):
+        def export(self, model: nn.Module, folder: Path) -> None:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        train(Broken(), settings(tmp_path))
+    assert train(Denoise(), settings(tmp_path)) == 6
+    assert weights(tmp_path)
+
+
+def test_the_log_of_a_killed_run_counts_no_step_twice(tmp_path: Path):
+    train(Denoise(), settings(tmp_path, max_minutes=0))
+    row = {"loss": 1.0, "step": 4, "samples": 16, "minutes": 0.1}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + '\n{"loss": 0.')  # too far; and half a line
+    train(Denoise(), settings(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["samples"]) for row in rows] == [(2, 8), (4, 16), (6, 24)]
+
+
 _RUN = """
 import sys
 from pathlib import Path

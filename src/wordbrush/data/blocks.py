@@ -25,8 +25,7 @@ from PIL import Image
 from wordbrush.data.original import SEEDS
 from wordbrush.data.rows import DataError, decode
 from wordbrush.data.shards import known_columns
-from wordbrush.errors import WordbrushError
-from wordbrush.models import one_line
+from wordbrush.errors import WordbrushError, one_line
 from wordbrush.storybook.dataset import RenderedEdits
 
 try:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from wordbrush.data.rows import DataError
 from wordbrush.data.shards import find_shards
-from wordbrush.errors import UsageError
-from wordbrush.models import one_line
+from wordbrush.errors import UsageError, one_line
 
 KNOWN = {
     "timbrooks/instructpix2pix-clip-filtered": "InstructPix2Pix's 313,010 pairs, filtered by CLIP (63 GB)",

@@ -21,8 +21,7 @@ from typing import Any
 
 from wordbrush import images
 from wordbrush.data.rows import SCORES, DataError, Row, decode, encode_png, make_row, suffix
-from wordbrush.errors import ImageError, OutputError
-from wordbrush.models import one_line
+from wordbrush.errors import ImageError, OutputError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 

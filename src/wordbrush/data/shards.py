@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from wordbrush.data.rows import PICTURES, SHARD_BYTES, DataError, Row, by_size, make_row
-from wordbrush.errors import WordbrushError
-from wordbrush.models import one_line
+from wordbrush.errors import WordbrushError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 

@@ -16,8 +16,7 @@ from wordbrush.data.original import SEEDS, read_original, write_original
 from wordbrush.data.rows import DataError, Row, encode_png
 from wordbrush.data.shards import find_shards, read_shard, write_card, write_shards
 from wordbrush.data.webdataset import read_tar, write_tars
-from wordbrush.errors import UsageError
-from wordbrush.models import one_line
+from wordbrush.errors import UsageError, one_line
 from wordbrush.outputs import check_folder
 from wordbrush.storybook.dataset import RenderedEdits
 

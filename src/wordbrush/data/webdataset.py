@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from wordbrush import images
 from wordbrush.data.rows import PICTURES, SHARD_BYTES, DataError, Row, by_size, make_row, suffix
-from wordbrush.models import one_line
+from wordbrush.errors import one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 

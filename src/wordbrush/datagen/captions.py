@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush.datagen.checks import MAX_CHARS, unsafe
-from wordbrush.errors import UsageError
-from wordbrush.models import one_line
+from wordbrush.errors import UsageError, one_line
 from wordbrush.storybook.scenes import Split, draw_scene, scene_rng
 from wordbrush.storybook.wording import caption as describe
 from wordbrush.triplets import Caption, normalise

@@ -13,13 +13,20 @@ from wordbrush.datagen.endpoint import EndpointSettings
 from wordbrush.datagen.filters import Thresholds
 from wordbrush.datagen.local_writer import Sampling
 from wordbrush.datagen.pairs import PairSettings
-from wordbrush.errors import UsageError
-from wordbrush.models import EMBEDDED, one_line, resolve
+from wordbrush.errors import UsageError, one_line
+from wordbrush.models import EMBEDDED, resolve
 from wordbrush.storybook.edits import WEIGHTS
 from wordbrush.storybook.scenes import Split
 
-_CHANGES_NO_ROW = {"engine": {"workers", "price_per_hour"}}
-_WEIGHTS_FILES = (".safetensors", ".bin", ".ckpt")
+_CHANGES_NO_ROW = {
+    "engine": {"workers", "price_per_hour"},
+    "triplets": {
+        "endpoint": {
+            "base_url", "concurrency", "requests_per_minute", "timeout", "input_price", "output_price"
+        }
+    },
+}  # fmt: skip
+_MODEL_FILES = (".safetensors", ".bin", ".ckpt", ".json", ".txt")
 
 
 class _Settings(BaseModel):
@@ -70,12 +77,12 @@ class StorybookTriplets(_Triplets):
 class LocalModel(Sampling):
     """A language model on this machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
-        default="storybook", description="embedded name, folder or hub id of a fine-tuned causal model"
+        default="storybook", description="causal model that learned triplets: embedded name, folder or hub id"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or mps")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 class WrittenTriplets(_Triplets):
@@ -107,7 +114,7 @@ class WrittenTriplets(_Triplets):
 
 
 class Engine(_Settings):
-    """How the work is spread. Of all this, only `threads` can change a row, in its last bits."""
+    """How the work is spread. Of all this, only `threads` can change a row, in its pictures' last bits."""
 
     workers: int | None = Field(
         default=None, ge=1, description="at a time; default: one for each GPU, else CPUs / threads"
@@ -119,7 +126,7 @@ class Engine(_Settings):
 class Config(_Settings):
     """A run of the data engine."""
 
-    seed: int = Field(default=0, description="of all draws")
+    seed: int = Field(default=0, description="of what is drawn for pairs")
     split: str = Field(default="train", pattern=r"^[A-Za-z]\w*$", description="name of the rows' split")
     triplets: Annotated[FileTriplets | StorybookTriplets | WrittenTriplets, Field(discriminator="source")]
     pairs: PairSettings = PairSettings()
@@ -146,7 +153,8 @@ def read_config(path: Path) -> Config:
 def identity(config: Config) -> dict[str, Any]:
     """What decides the rows of a run, as JSON: its settings, and the contents of its files and models.
 
-    A model of the hub goes by its name.
+    A model of the hub goes by its name. Where an endpoint is, how fast it is asked and what anything costs
+    are left out: a run may go on with other ones.
 
     Raises:
         ModelError: An embedded model is missing.
@@ -158,11 +166,11 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def _digest(name: str) -> str | None:
-    """Of a file, or of the weights in a folder; None of what is not here."""
+    """Of a file, or of a model's files in a folder; None of what is not here."""
     path = resolve(name) if name in EMBEDDED else Path(name).expanduser()
     if not path.exists():
         return None
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS_FILES)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _MODEL_FILES)
     digest = sha256()
     try:
         for file in files:

@@ -13,14 +13,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import openai
-from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wordbrush.datagen.instructions import TRIES, Rejected, judge, unfit
-from wordbrush.errors import OutputError, UsageError, WordbrushError
-from wordbrush.models import one_line
+from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
 from wordbrush.triplets import Caption, Triplet
+
+try:
+    import openai
+    from openai.types.chat import ChatCompletion
+except ModuleNotFoundError as error:
+    raise WordbrushError("an endpoint needs: pip install 'wordbrush[data]'") from error
 
 _TASK = (
     "You make training data for a program that edits pictures by instructions. You are given the caption "
@@ -103,10 +106,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
-            lines, half = (
-                content.split(b"\n")[:-1],
-                content.rpartition(b"\n")[2],
-            )  # a kill can leave half a line
+            *lines, half = content.split(b"\n")  # a kill can leave half a line
             answers = _parse(path, lines, half)
             os.truncate(path, len(content) - len(half)) if half else path.touch()
         except OSError as error:

@@ -18,7 +18,7 @@ from wordbrush.datagen.filters import Funnel
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.pipeline import list_units
 from wordbrush.datagen.progress import Display
-from wordbrush.datagen.runners import Build, Workers, begin
+from wordbrush.datagen.runners import Build, Workers, asks_endpoint, begin
 from wordbrush.datagen.stages import MakeUnit, Record, Stage
 from wordbrush.errors import UsageError
 
@@ -112,7 +112,7 @@ def estimate(config: Config) -> Estimate:
     return Estimate(
         units=round(scale * len(units.units)),
         workers=count,
-        writing_hours=scale * writer.seconds / 3600,
+        writing_hours=scale * writer.seconds / 3600 / (1 if asks_endpoint(config) else count),
         writing_cost=scale * writer.cost,
         unit_seconds=seconds,
         funnel=Funnel(**record["funnel"]),
@@ -140,9 +140,9 @@ class _Watched:
 
 
 def _timed(stage: Stage, record: Record) -> tuple[float, Record]:
-    begin = time.perf_counter()
+    start = time.perf_counter()
     result = stage(record)
-    return time.perf_counter() - begin, result
+    return time.perf_counter() - start, result
 
 
 def _shortened(config: Config) -> tuple[Config, float]:

@@ -45,6 +45,15 @@ class Ledger:
         with atomic_file(path, overwrite=True) as file:
             file.write(json.dumps(asdict(funnel)).encode())
 
+    def funnel(self, unit: str) -> Funnel | None:
+        """Where a unit's pairs went; None unless it is done.
+
+        Raises:
+            DataError: Its file is damaged.
+        """
+        path = self._path(unit)
+        return _read(path) if path.exists() else None
+
     def done(self) -> dict[str, Funnel]:
         """All units that are done.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,8 +57,10 @@ class PairSettings(BaseModel):
     size: int | None = Field(
         default=None, ge=8, description="side of the pictures, pixels; default: the model's own"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or mps")
-    dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto is half precision where that is faster"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PairSettings:
@@ -209,7 +211,7 @@ def score_pairs(clip: Clip, pixels: Pixels, caption: str, output: str) -> dict[s
         output: Of the second ones.
 
     Returns:
-        (N,) for each of `filters.SCORES`.
+        (N,) for each of `rows.SCORES`.
     """
     pictures = [Image.fromarray(picture) for pair in pixels for picture in pair]
     before, after = clip.embed_images(pictures).unflatten(0, (-1, 2)).unbind(1)

@@ -12,7 +12,7 @@ of the same bytes. (The last bits of a picture belong to the kind of processor t
     DIR.work/units.json       all units, after the checks of triplets
     DIR.work/units/           the ledger
 
-    DIR/data/*.parquet        the rows, see `shards`
+    DIR/data/*.parquet        the rows, see `wordbrush.data.shards`
     DIR/README.md             the card
     DIR/triplets.jsonl        all units, also those of which no pair was kept
     DIR/run.json              what decided the rows, and where captions, triplets and pairs went
@@ -44,8 +44,7 @@ from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.progress import Display, funnel_text
 from wordbrush.datagen.runners import Runner, Runners
 from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
-from wordbrush.errors import OutputError, UsageError, WordbrushError
-from wordbrush.models import one_line
+from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 from wordbrush.storybook.edits import SceneEdit, draw_edit
@@ -119,7 +118,7 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
     """
     folder, made_from = folder.resolve(), identity(config)
     work = folder.with_name(f"{folder.name}.work")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_file() or any(folder.glob("*")):
         made = _already_made(folder, made_from)
         shutil.rmtree(work, ignore_errors=True)
         return made

@@ -23,9 +23,8 @@ import torch
 
 from wordbrush.datagen.config import Config, WrittenTriplets
 from wordbrush.datagen.stages import Record, Stage
-from wordbrush.diffusion.runtime import prepare_process
-from wordbrush.errors import WordbrushError
-from wordbrush.models import one_line
+from wordbrush.diffusion.runtime import available_cpus, prepare_process
+from wordbrush.errors import DeviceError, WordbrushError, one_line
 
 Build = Callable[[], Stage]
 """Makes a stage with its models; can be sent to another process."""
@@ -44,9 +43,12 @@ def choose_runners(config: Config, *, ray: bool) -> Runners:
     """For a configuration: processes of this machine, or actors of Ray."""
     workers = Workers.of(config)
     pairs = partial(_run_ray if ray else run_here if workers.here == 1 else _run_processes, workers)
-    # An endpoint's journal and rate limit are for one process; it asks many things at once by itself.
-    alone = isinstance(config.triplets, WrittenTriplets) and config.triplets.endpoint is not None
-    return Runners(partial(run_here, workers) if alone else pairs, pairs)
+    return Runners(partial(run_here, workers) if asks_endpoint(config) else pairs, pairs)
+
+
+def asks_endpoint(config: Config) -> bool:
+    """Whether an endpoint writes: one process asks it then, for one keeps the journal and the rate limit."""
+    return isinstance(config.triplets, WrittenTriplets) and config.triplets.endpoint is not None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Workers:
     """How many workers there are, and what each needs.
 
     Attributes:
-        count: At a time; None: as many as there are GPUs, or CPUs for.
+        count: At a time; None: as many as there are GPUs, or else CPUs for.
         cpus: Threads of each.
         device: As in `PairSettings`.
     """
@@ -68,19 +70,19 @@ class Workers:
         """As a configuration says."""
         return cls(config.engine.workers, config.engine.threads, config.pairs.device)
 
-    @property
-    def gpu(self) -> bool:
-        """Whether each has a GPU for itself."""
-        return self.device.startswith("cuda") or (self.device == "auto" and torch.cuda.is_available())
+    def take_gpus(self, gpus: float) -> bool:
+        """Whether each has a GPU for itself, where there are so many GPUs."""
+        return self.device in ("cuda", "mps") or (self.device == "auto" and gpus > 0)
 
     def counted(self, gpus: float, cpus: float) -> int:
         """How many, where there are so many GPUs and CPUs."""
-        return self.count or max(1, int(gpus if self.gpu else cpus // self.cpus))
+        return self.count or max(1, int(gpus if self.take_gpus(gpus) else cpus // self.cpus))
 
     @property
     def here(self) -> int:
         """How many on this machine."""
-        return self.counted(torch.cuda.device_count(), os.cpu_count() or 1)
+        gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+        return self.counted(gpus, available_cpus())
 
 
 def run_here(workers: Workers, build: Build, records: Sequence[Record]) -> Iterator[Record]:
@@ -108,8 +110,8 @@ def _run_processes(workers: Workers, build: Build, records: Sequence[Record]) ->
             fruitless = fruitless + 1 if len(pending) == before else 0
             if fruitless == 2:
                 raise WordbrushError(
-                    "a worker was killed, and its successor too (out of memory?): lower pairs.batch_size or "
-                    "engine.workers, and run again to go on"
+                    "a worker was killed, and its successor too (out of memory?): lower engine.workers, and "
+                    "run again to go on; if one is too many, start anew with a lower pairs.batch_size"
                 ) from error
 
 
@@ -141,9 +143,10 @@ def _in_pool(workers: Workers, build: Build, records: Mapping[int, Record]) -> G
 
 def _visible_gpus(workers: Workers) -> list[str]:
     """What each worker shall have as CUDA_VISIBLE_DEVICES; nothing without GPUs."""
-    if not workers.gpu:
+    count = torch.cuda.device_count()
+    if not count or not workers.take_gpus(count):
         return []
-    every = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    every = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     names = every.split(",")
     return [names[i % len(names)] for i in range(workers.here)]
 
@@ -182,11 +185,13 @@ def _work(record: Record) -> Record:
 
 
 class _Actor:
+    """Builds the stage with its first record: an error is then that of a task, which Ray hands on."""
+
     def __init__(self, build: Build) -> None:
-        self._stage = build()
+        self._stage = cache(build)
 
     def __call__(self, record: Record) -> Record:
-        return self._stage(record)
+        return self._stage()(record)
 
 
 def _run_ray(workers: Workers, build: Build, records: Sequence[Record]) -> Iterator[Record]:
@@ -203,26 +208,37 @@ def _run_ray(workers: Workers, build: Build, records: Sequence[Record]) -> Itera
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        there = ray.cluster_resources()
-        count = workers.counted(there.get("GPU", 0), there.get("CPU", 1))
         ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = min(_ROWS_OF_A_TASK, max(1, len(records) // (4 * count)))
-        dataset: Any = ray.data.from_items(list(records), override_num_blocks=-(-len(records) // rows)).map(
-            cast("Any", _Actor),
-            fn_constructor_args=(partial(begin, workers, build),),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
-            num_cpus=workers.cpus,
-            num_gpus=1 if workers.gpu else None,
-        )
-        yield from dataset.iter_rows()
+        yield from _on_actors(workers, build, records).iter_rows()
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise _cause(error) from error
     finally:
         ray.shutdown()
 
 
+def _on_actors(workers: Workers, build: Build, records: Sequence[Record]) -> Any:
+    """A data set of Ray: the records after the stage, by as many actors as its cluster has room for."""
+    import ray
+    import ray.data
+
+    there = ray.cluster_resources()
+    gpus = there.get("GPU", 0)
+    if workers.take_gpus(gpus) and not gpus:
+        raise DeviceError('no machine of the Ray cluster has a GPU: set pairs.device to "auto" or "cpu"')
+    count = min(workers.counted(gpus, there.get("CPU", 1)), len(records))
+    rows = min(_ROWS_OF_A_TASK, max(1, len(records) // (4 * count)))
+    dataset: Any = ray.data.from_items(list(records), override_num_blocks=-(-len(records) // rows))
+    return dataset.map(
+        cast("Any", _Actor),
+        fn_constructor_args=(partial(begin, workers, build),),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
+        num_cpus=workers.cpus,
+        num_gpus=1 if workers.take_gpus(gpus) else None,
+    )
+
+
 _ROWS_OF_A_TASK = 16
-"""At most: what is done again when an actor is killed."""
+"""At most: few enough to be told of, and handed out, while others work; many enough for Ray's bookkeeping."""
 
 
 def _cause(error: BaseException) -> WordbrushError:

@@ -168,7 +168,8 @@ def _row(record: Record, i: int) -> Row:
 class MakeUnit:
     """A unit from its captions to the ledger.
 
-    One worker does all of it: the pictures that the filter drops, nearly all, never leave it.
+    One worker does all of it: the pictures that the filter drops, nearly all, never leave it. What is in the
+    ledger already, by a worker that was killed before it could say so, is not made again.
 
     Args:
         config: Of the run.
@@ -176,6 +177,7 @@ class MakeUnit:
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
+        self.ledger = Ledger(folder)
         self.stages: tuple[Stage, ...] = (
             MakePairs(config.pairs, config.seed),
             FilterPairs(config.filter),
@@ -184,4 +186,6 @@ class MakeUnit:
 
     def __call__(self, record: Record) -> Record:
         """`unit`, `caption`, `edit`, `output`, `task` -> `unit`, `funnel`."""
+        if funnel := self.ledger.funnel(record["unit"]):
+            return {"unit": record["unit"], "funnel": asdict(funnel)}
         return reduce(lambda record, stage: stage(record), self.stages, record)

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wordbrush.data.rows import DataError, Row, decode
-from wordbrush.datagen.filters import (
-    SCORES,
-    Funnel,
-    Similarities,
-    Thresholds,
-    calibrate,
-    select,
-)
+from wordbrush.data.rows import SCORES, DataError, Row, Similarities, decode
+from wordbrush.datagen.filters import Funnel, Thresholds, calibrate, select
 from wordbrush.errors import ImageError
 
 if TYPE_CHECKING:

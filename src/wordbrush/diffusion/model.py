@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor, nn
 
 from wordbrush.diffusion.schedulers import SCHEDULERS
-from wordbrush.errors import ModelError, UsageError
-from wordbrush.models import one_line, quiet, resolve
+from wordbrush.errors import ModelError, UsageError, one_line
+from wordbrush.models import quiet, resolve
 
 # Configurations of the released 8-channel checkpoints: diffusers itself only guesses text-to-image ones.
 _EDITOR_CONFIGS = {False: "timbrooks/instruct-pix2pix", True: "diffusers/sdxl-instructpix2pix-768"}
@@ -329,8 +329,8 @@ def _window(tokenizer: Any) -> int:
 
 
 def _dropped(prompt: str, tokenizer: Any) -> str:
-    words = prompt.split()
-    kept = len(words)
-    while kept and len(tokenizer(" ".join(words[:kept])).input_ids) > _window(tokenizer):
-        kept -= 1
-    return " ".join(words[kept:])
+    found = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+    if len(found.input_ids) <= _window(tokenizer):
+        return ""
+    end = found.offset_mapping[_window(tokenizer) - 2][1]  # the window's last token ends the text
+    return prompt[end:].strip()

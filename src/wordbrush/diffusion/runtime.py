@@ -77,7 +77,7 @@ def prepare_process() -> None:
     """Set the allocator and the number of threads, once a process; call before the first large tensor."""
     _keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), _available_cpus()))
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
 
 
 def _keep_freed_memory() -> bool:
@@ -95,7 +95,7 @@ def _keep_freed_memory() -> bool:
     return bool(mapped and padded and mallopt(_M_ARENA_MAX, 1))
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
     """CPUs this process may use: its affinity, capped by a container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+_UNCLIPPED = {"clip_sample": False}
+"""Latents leave [-1, 1]; these classes would clip them where a checkpoint's configuration does not say."""
+
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", _UNCLIPPED),
+    "ddpm": ("DDPMScheduler", _UNCLIPPED),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpm++-karras": (
         "DPMSolverMultistepScheduler",

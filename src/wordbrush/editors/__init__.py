@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wordbrush.editors.settings import InstructPix2PixSettings, SDEditSettings, make_settings
+from wordbrush.editors.settings import (
+    DiffEditSettings,
+    InstructPix2PixSettings,
+    PromptToPromptSettings,
+    SDEditSettings,
+    make_settings,
+)
 from wordbrush.errors import UsageError
+from wordbrush.models import own_settings
 from wordbrush.types import Editor, EditRequest
 
 
@@ -59,6 +66,20 @@ METHODS = {
             "wordbrush.editors.sdedit:SDEdit.load",
             needs=("target_caption",),
         ),
+        Method(
+            "prompt-to-prompt",
+            "inverts the picture and edits its attention to words (Prompt-to-Prompt, 2208.01626, 2211.09794)",
+            PromptToPromptSettings,
+            "wordbrush.editors.prompt_to_prompt:PromptToPrompt.load",
+            needs=("source_caption", "target_caption"),
+        ),
+        Method(
+            "diffedit",
+            "finds where two captions differ and repaints there (DiffEdit, 2210.11427)",
+            DiffEditSettings,
+            "wordbrush.editors.diffedit:DiffEdit.load",
+            needs=("target_caption",),
+        ),
     )
 }
 
@@ -91,7 +112,8 @@ def load(
         offload: keep on the GPU only the network that is running.
         lora: LoRA files, fused into the weights.
         config: for a single-file checkpoint: a diffusers folder (or hub id) with its configuration.
-        **settings: the method's settings, see its settings dataclass.
+        **settings: the method's settings, see its settings dataclass. What is not given is as the checkpoint
+            says (`wordbrush.json` in its folder: method -> settings), else the method's default.
 
     Raises:
         UsageError: an unknown method, setting or scheduler, or a value out of range.
@@ -99,7 +121,7 @@ def load(
         DeviceError: the device is not there.
     """
     chosen = find_method(method)
-    values = make_settings(chosen.settings, settings)
+    values = make_settings(chosen.settings, own_settings(model, method) | settings)
     return chosen.load_factory()(
         model, values, device=device, dtype=dtype, offload=offload, lora=lora, config=config
     )

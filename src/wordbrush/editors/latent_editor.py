@@ -4,7 +4,7 @@ import dataclasses
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -18,14 +18,12 @@ from wordbrush import __version__, images
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
 from wordbrush.editors import Method
-from wordbrush.editors.settings import SamplingSettings, make_settings
+from wordbrush.editors.settings import LatentSettings, make_settings
 from wordbrush.errors import ImageError, UsageError
-from wordbrush.types import EditRequest, EditResult, OnStep, StepInfo
+from wordbrush.types import MAX_VARIATIONS, EditRequest, EditResult, OnStep, StepInfo
 
-S = TypeVar("S", bound=SamplingSettings)
+S = TypeVar("S", bound=LatentSettings)
 
-_BATCH_PIXELS = 4 * 512 * 512
-"""Most pixels denoised in one call, of up to three branches: bounds memory however many requests come."""
 _PROMPTS = ("instruction", "source_caption", "target_caption")
 
 
@@ -48,6 +46,9 @@ class Sample:
 
     job: Job
     seed: int
+    intermediates: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What a method finds on the way; the result has a list of each, with one item a variation."""
+    warnings: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,8 @@ class LatentEditor(ABC, Generic[S]):
     method: ClassVar[Method]
     unet: ClassVar[str | None] = None
     """Subfolder of the U-Net that the method uses, where a checkpoint has it; else the main one."""
+    batch_pixels: ClassVar[int] = 4 * 512 * 512
+    """Most pixels denoised in one call, of up to three branches: bounds memory however many requests come."""
 
     def __init__(self, model: LatentDiffusion, settings: S, *, record: dict[str, Any] | None = None) -> None:
         self.check(model)
@@ -117,8 +120,12 @@ class LatentEditor(ABC, Generic[S]):
     def edit_latents(self, batch: Batch, on_step: Callable[[int, Tensor], None] | None) -> Tensor:
         """The edited latents (B, C, h, w) of a batch, as the U-Net makes them."""
 
+    def make_scheduler(self) -> Any:
+        """A fresh scheduler: the one that was asked for, or the checkpoint's own."""
+        return self.model.make_scheduler(getattr(self.settings, "scheduler", None))
+
     def num_steps(self, scheduler: Any) -> int:
-        """How many of the scheduler's steps a batch takes."""
+        """How many steps a batch takes at most, as `edit_latents` reports them."""
         return len(scheduler.timesteps)
 
     @classmethod
@@ -146,7 +153,8 @@ class LatentEditor(ABC, Generic[S]):
             loras=lora,
             config=config,
         )
-        record = {"model": str(model), "lora": [str(path) for path in lora]}
+        record: dict[str, Any] = {"model": str(model), "lora": [str(path) for path in lora]}
+        record |= {"config": None if config is None else str(config)}
         record |= {"device": place.type, "dtype": str(precision).removeprefix("torch.")}
         return cls(loaded, settings, record=record)
 
@@ -179,28 +187,28 @@ class LatentEditor(ABC, Generic[S]):
         """
         jobs = [self._prepare(request) for request in requests]
         samples = [[Sample(job, seed) for seed in job.seeds] for job in jobs]
-        batches = _batches([sample for variations in samples for sample in variations])
+        batches = _batches([s for variations in samples for s in variations], self.batch_pixels)
         pictures: dict[Sample, Image.Image] = {}
         for index, batch in enumerate(batches):
             report = None if on_step is None else _Progress(on_step, index, len(batches))
             pictures |= zip(batch, self._edit(batch, report), strict=True)
         return [
-            self._result(job, [pictures[sample] for sample in variations])
+            self._result(job, variations, [pictures[sample] for sample in variations])
             for job, variations in zip(jobs, samples, strict=True)
         ]
 
     def text(self, prompts: Sequence[str]) -> TextEmbeds:
         """The encoded prompts, one a sample."""
-        return _join([self._encode_text((prompt,)) for prompt in prompts])
+        return join_texts([self._encode_text((prompt,)) for prompt in prompts])
 
     def null_text(self, requests: Sequence[EditRequest]) -> TextEmbeds:
         """What stands for no text in each request: its negative prompt, if it has one."""
-        return _join([self._encode_null_text(request.negative_prompt) for request in requests])
+        return join_texts([self._encode_null_text(request.negative_prompt) for request in requests])
 
     def _prepare(self, request: EditRequest) -> Job:
         self.method.check(request)
-        if request.num_variations < 1:
-            raise UsageError(f"num_variations is {request.num_variations}: it must be at least 1")
+        if not 1 <= request.num_variations <= MAX_VARIATIONS:
+            raise UsageError(f"num_variations is {request.num_variations}: 1 to {MAX_VARIATIONS} can be made")
         first = secrets.randbelow(2**31) if request.seed is None else request.seed
         if not 0 <= first < 2**63 - request.num_variations:
             raise UsageError(f"seed is {first}: it must be at least 0 and below 2**63")
@@ -239,7 +247,7 @@ class LatentEditor(ABC, Generic[S]):
         ]
 
     def _scheduler(self) -> Any:
-        scheduler = self.model.make_scheduler(self.settings.scheduler)
+        scheduler = self.make_scheduler()
         try:
             scheduler.set_timesteps(self.settings.steps, device=self.model.device)
         except (ValueError, IndexError) as error:
@@ -258,7 +266,7 @@ class LatentEditor(ABC, Generic[S]):
     def _preview(self, latents: Tensor) -> list[Image.Image]:
         return images.to_pil(self.model.decode(latents, tiled=self.settings.tiled_vae))
 
-    def _result(self, job: Job, pictures: list[Image.Image]) -> EditResult:
+    def _result(self, job: Job, samples: Sequence[Sample], pictures: list[Image.Image]) -> EditResult:
         request = job.request
         prompts = {name: getattr(request, name) for name in _PROMPTS if getattr(request, name)}
         settings = {"wordbrush": __version__, "method": self.method.name} | self._record
@@ -271,7 +279,15 @@ class LatentEditor(ABC, Generic[S]):
             for name, words in dropped.items()
             if words
         ]
-        return EditResult(pictures, job.seeds, settings, warnings=warnings)
+        warnings += dict.fromkeys(warning for sample in samples for warning in sample.warnings)
+        intermediates = {name: [s.intermediates[name] for s in samples] for name in samples[0].intermediates}
+        return EditResult(pictures, job.seeds, settings, intermediates, warnings)
+
+
+def join_texts(parts: Sequence[TextEmbeds]) -> TextEmbeds:
+    """One prompt behind the other."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return TextEmbeds(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 @dataclass(frozen=True)
@@ -292,14 +308,14 @@ class _Progress:
         return report
 
 
-def _batches(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples of one working size together, at most `_BATCH_PIXELS` in a batch but never none."""
+def _batches(samples: Sequence[Sample], pixels: int) -> list[list[Sample]]:
+    """Samples of one working size together, at most that many pixels in a batch but never no sample."""
     by_size: dict[torch.Size, list[Sample]] = {}
     for sample in samples:
         by_size.setdefault(sample.job.fit.pixels.shape, []).append(sample)
     batches: list[list[Sample]] = []
     for (_, _, height, width), group in by_size.items():
-        most = max(1, _BATCH_PIXELS // (height * width))
+        most = max(1, pixels // (height * width))
         batches += [group[i : i + most] for i in range(0, len(group), most)]
     return batches
 
@@ -317,11 +333,6 @@ def _finish(job: Job, restored: Tensor | None, edited: Tensor) -> Image.Image:
     if job.alpha is not None:
         picture.putalpha(job.alpha)
     return picture
-
-
-def _join(parts: Sequence[TextEmbeds]) -> TextEmbeds:
-    pooled = [part.pooled for part in parts if part.pooled is not None]
-    return TextEmbeds(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 def _side(picture: Image.Image) -> str:

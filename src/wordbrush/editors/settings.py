@@ -4,6 +4,7 @@ Imports no torch, so that the command line can build its flags at once.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
@@ -18,23 +19,29 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingSettings:
-    """What every method that samples from a latent diffusion model has."""
+class LatentSettings:
+    """What every method over a latent diffusion model has."""
 
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
     size: int | None = Field(
         None, ge=8, le=8192, description="working size of the short side in pixels (default: the model's own)"
-    )
-    scheduler: str | None = Field(
-        None,
-        examples=list(SCHEDULERS),
-        description=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's own)",
     )
     detail: bool | None = Field(
         None,
         description="carry the original's detail over (default: where the picture exceeds the working size)",
     )
     tiled_vae: bool = Field(False, description="decode in tiles: less memory for a large size, faint seams")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(LatentSettings):
+    """What every method has that starts from noise of its own and so works with any sampler."""
+
+    scheduler: str | None = Field(
+        None,
+        examples=list(SCHEDULERS),
+        description=f"one of {', '.join(SCHEDULERS)} (default: the checkpoint's own)",
+    )
 
     @model_validator(mode="after")
     def _known_scheduler(self) -> Self:
@@ -76,6 +83,132 @@ class SDEditSettings(SamplingSettings):
     text_scale: float = Field(
         7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings(LatentSettings):
+    """What every method has that finds the noise a picture comes from, by DDIM and its inverse."""
+
+    steps: int = Field(50, ge=1, le=500, description="denoising steps; the inversion has as many")
+    text_scale: float = Field(
+        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
+    )
+    keep_inversion: bool = Field(
+        True, description="keep the picture's inversion in the cache, so that further edits of it are quick"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptToPromptSettings(InversionSettings):
+    """Settings of Prompt-to-Prompt (Hertz et al., 2208.01626) behind null-text inversion (2211.09794).
+
+    The defaults are those of the latter's code. Its paper has a constant learning rate and tolerance.
+    """
+
+    attention_edit: str = Field(
+        "refine",
+        examples=["refine", "replace"],
+        description="refine: words came, went or changed; replace: words were swapped for as many others",
+    )
+    cross_steps: float = Field(
+        0.8, ge=0, le=1, description="fraction of the steps with the source's attention to words"
+    )
+    word_steps: str | None = Field(
+        None, description="the same for single words of the target, such as 'lion=0.4, red=0.2'"
+    )
+    self_steps: float = Field(
+        0.5, ge=0, le=1, description="fraction of the steps with the source's attention within the picture"
+    )
+    max_self_queries: int = Field(
+        32**2, ge=0, description="larger layers keep their own self-attention (first paper's code: 256)"
+    )
+    word_weights: str | None = Field(
+        None, description="factors of the attention to words of the target, such as 'snowy=3, dog=-1'"
+    )
+    blend_words: str | None = Field(
+        None, description="edit only where these words are seen, in either picture, such as 'cat, tiger'"
+    )
+    blend_threshold: float = Field(
+        0.3, ge=0, le=1, description="a word is seen where its attention exceeds this part of its maximum"
+    )
+    blend_start: float = Field(0.2, ge=0, le=1, description="fraction of the steps before blending begins")
+    null_text_steps: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="most optimiser steps of the null text, per step (0: none, plain DDIM)",
+    )
+    null_text_rate: float = Field(
+        1e-2, ge=0, allow_inf_nan=False, description="learning rate of the null text"
+    )
+    null_text_decay: float = Field(
+        0.5, ge=0, le=1, description="part of the learning rate that is lost on the way (paper: 0)"
+    )
+    null_text_tolerance: float = Field(
+        1e-5, ge=0, allow_inf_nan=False, description="squared error at which the optimisation stops"
+    )
+    null_text_growth: float = Field(
+        1e-3, ge=0, allow_inf_nan=False, description="what the tolerance gains on the way (paper: 0)"
+    )
+
+    @model_validator(mode="after")
+    def _words(self) -> Self:
+        if self.attention_edit not in ("refine", "replace"):
+            raise ValueError(f"attention_edit is {self.attention_edit!r}: refine or replace")
+        parse_numbers("word_steps", self.word_steps)
+        parse_numbers("word_weights", self.word_weights)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffEditSettings(InversionSettings):
+    """Settings of DiffEdit (Couairon et al., 2210.11427)."""
+
+    strength: float = Field(
+        0.8, ge=0, le=1, description="how far to noise the picture: 0 keeps it, 1 forgets it"
+    )
+    inversion_scale: float = Field(
+        0.0,
+        ge=0,
+        le=50,
+        allow_inf_nan=False,
+        description="guidance of the inversion by the source caption (paper: 0; diffusers: 7.5)",
+    )
+    mask_strength: float = Field(
+        0.5, ge=0, le=1, description="how far to noise the picture to see where the captions differ"
+    )
+    mask_samples: int = Field(10, ge=1, le=1000, description="noises over which that difference is averaged")
+    mask_threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="the mask is where they differ by more than this part of the most",
+    )
+    mask_clamp: float = Field(
+        3.0, ge=1, allow_inf_nan=False, description="the most is this multiple of the mean difference"
+    )
+    mask_extremes: float = Field(
+        0.0, ge=0, le=0.49, description="instead, as in the paper: drop this part at both ends, and rescale"
+    )
+
+
+def parse_words(words: str | None) -> list[str]:
+    """The words or phrases of a list like "cat, old dog"."""
+    return [word for part in (words or "").split(",") if (word := part.strip())]
+
+
+def parse_numbers(name: str, numbers: str | None) -> dict[str, float]:
+    """The numbers of words in a list like "cat=2, old dog=-1"; a `ValueError` where it is no such list."""
+    parsed: dict[str, float] = {}
+    for part in parse_words(numbers):
+        word, _, number = part.partition("=")
+        try:
+            parsed[word.strip()] = float(number)
+        except ValueError:
+            parsed[""] = math.nan
+    if not all(word and math.isfinite(number) for word, number in parsed.items()):
+        raise ValueError(f"{name} is {numbers!r}: write word=number, word=number")
+    return parsed
 
 
 def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:

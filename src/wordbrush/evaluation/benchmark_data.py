@@ -16,7 +16,7 @@ from PIL import Image
 
 from wordbrush.data.rows import DataError, decode
 from wordbrush.data.shards import find_shards
-from wordbrush.models import one_line
+from wordbrush.errors import one_line
 
 _FILE = re.compile(r"[\w-]+(\.[\w-]+)*")  # nothing that leads elsewhere
 Open = Callable[[], Image.Image]

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from wordbrush import images
-from wordbrush.errors import ModelError, UsageError, WordbrushError
+from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
 from wordbrush.evaluation.identity import identity, network_hash
 from wordbrush.evaluation.metrics import l1, l2, psnr, ssim
-from wordbrush.models import one_line, quiet, resolve
+from wordbrush.models import quiet, resolve
 from wordbrush.perception.clip import Clip, Preprocessing, pair_similarities, similarity
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 

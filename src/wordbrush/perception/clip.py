@@ -18,8 +18,8 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from wordbrush import images
-from wordbrush.errors import ModelError
-from wordbrush.models import one_line, quiet, resolve
+from wordbrush.errors import ModelError, one_line
+from wordbrush.models import quiet, resolve
 
 _BATCH = 32
 _MODES = {

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,13 @@ EXAMPLES = (
     "change the background to a beach",
 )
 
+_TEXTS = ("instruction",)
+_PLACEHOLDERS = {
+    "instruction": "make it night",
+    "source_caption": "What the picture shows: a dog on a beach",
+    "target_caption": "What the result shall show: a panda on a beach",
+}
+
 _INTRO = """# Wordbrush
 Edit a picture by saying what should change. It all happens on the computer that serves this page."""
 _THEME = Soft(primary_hue="violet", font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -36,18 +43,21 @@ _CSS = ".gradio-container {max-width: 1180px !important; margin: auto}"
 _DAY = 24 * 60 * 60
 
 
-def serve(editor: Editor, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+def serve(
+    editor: Editor, *, texts: Sequence[str] = _TEXTS, host: str = "127.0.0.1", port: int = 7860
+) -> None:
     """Show the page until Ctrl-C.
 
     Args:
         editor: makes the edits, one at a time for all visitors.
+        texts: the fields of `EditRequest` that the visitor fills in.
         host: the address to listen on; the default is reachable from this computer alone.
         port: the port to listen on.
 
     Raises:
         WordbrushError: the address or the port cannot be had.
     """
-    page = build(editor)
+    page = build(editor, texts)
     try:
         _, url, _ = launch(page, host=host, port=port)
         print(f"Wordbrush is at {url} (Ctrl-C to stop)", flush=True)
@@ -75,14 +85,14 @@ def launch(page: gr.Blocks, *, host: str, port: int | None) -> tuple[Any, str, s
         raise WordbrushError(f"cannot listen at {host}, port {port}: try another --port") from error
 
 
-def build(editor: Editor) -> gr.Blocks:
-    """The page for an editor; its settings become the page's controls."""
+def build(editor: Editor, texts: Sequence[str] = _TEXTS) -> gr.Blocks:
+    """The page for an editor; its settings, and the texts that it needs, become the page's controls."""
     events = _Events(editor)
     with gr.Blocks(title="Wordbrush", analytics_enabled=False, delete_cache=(_DAY, _DAY)) as page:
         gr.Markdown(_INTRO)
         with gr.Row(equal_height=False):
             with gr.Column():
-                inputs, start, cancel = _input_column(editor)
+                inputs, start, cancel = _input_column(editor, texts)
             with gr.Column():
                 slider = gr.ImageSlider(
                     label="Before and after", height=500, max_height=500, interactive=False
@@ -92,7 +102,7 @@ def build(editor: Editor) -> gr.Blocks:
         ready: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=True), gr.Button(interactive=False))}
         busy: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=False), gr.Button(interactive=True))}
         buttons: dict[str, Any] = {"outputs": [start, cancel], "queue": False, "api_visibility": "private"}
-        begun = gr.on([start.click, inputs["instruction"].submit], **busy, **buttons)
+        begun = gr.on([start.click, *(inputs[name].submit for name in texts)], **busy, **buttons)
         work = begun.then(
             events.edit,
             inputs_kwargs=inputs,
@@ -114,15 +124,16 @@ def build(editor: Editor) -> gr.Blocks:
     return page
 
 
-def _input_column(editor: Editor) -> tuple[dict[str, Any], gr.Button, gr.Button]:
+def _input_column(editor: Editor, texts: Sequence[str]) -> tuple[dict[str, Any], gr.Button, gr.Button]:
     picture = gr.Image(
         label="Picture", type="filepath", image_mode=None, height=360, sources=["upload", "clipboard"]
     )
-    instruction = gr.Textbox(label="Instruction", placeholder="make it night", max_lines=3)
+    fields = {name: _text_field(name) for name in texts}
     with gr.Row():
         start = gr.Button("Edit", variant="primary")
         cancel = gr.Button("Cancel", variant="stop", interactive=False)
-    gr.Examples([[text] for text in EXAMPLES], [instruction], label="For example")
+    if "instruction" in fields:
+        gr.Examples([[text] for text in EXAMPLES], [fields["instruction"]], label="For example")
     with gr.Accordion("Settings", open=False):
         info = "The same seed gives the same result"
         seed = gr.Textbox(label="Seed", info=info, placeholder="drawn at random")
@@ -130,7 +141,12 @@ def _input_column(editor: Editor) -> tuple[dict[str, Any], gr.Button, gr.Button]
         settings = {
             item.name: _component(item, values[item.name]) for item in controls(type(editor.settings))
         }
-    return {"picture": picture, "instruction": instruction, "seed": seed, **settings}, start, cancel
+    return {"picture": picture, **fields, "seed": seed, **settings}, start, cancel
+
+
+def _text_field(name: str) -> gr.Textbox:
+    label = name.capitalize().replace("_", " ")
+    return gr.Textbox(label=label, placeholder=_PLACEHOLDERS[name], max_lines=3)
 
 
 def _component(control: Control, value: Any) -> Any:
@@ -168,9 +184,8 @@ class _Events:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it among the defaults
         *,
         picture: str | None,
-        instruction: str,
         seed: str,
-        **settings: Any,
+        **values: Any,
     ) -> tuple[Any, Any, str]:
         """Edit a picture: (before and after, the file to download, a line about it)."""
         if picture is None:
@@ -184,7 +199,7 @@ class _Events:
             progress((info.step + 1, info.num_steps), desc="Editing", unit="steps")
 
         try:
-            return self._edit(Path(picture), instruction, seed, settings, self._home(session), report)
+            return self._edit(Path(picture), seed, values, self._home(session), report)
         except _Cancelled:
             return gr.skip(), gr.skip(), "Cancelled."
         except WordbrushError as error:
@@ -210,16 +225,16 @@ class _Events:
     def _edit(
         self,
         path: Path,
-        instruction: str,
         seed: str,
-        settings: Mapping[str, Any],
+        values: Mapping[str, Any],
         home: Path,
         on_step: Callable[[StepInfo], None],
     ) -> tuple[tuple[str, str], str, str]:
         started = time.monotonic()
         picture = open_image(path)
-        editor = self._editor.with_settings(**_given(settings))
-        request = EditRequest(image=picture.image, instruction=instruction, seed=_whole(seed))
+        texts = {name: values[name] for name in _PLACEHOLDERS if name in values}
+        editor = self._editor.with_settings(**_given({k: v for k, v in values.items() if k not in texts}))
+        request = EditRequest(image=picture.image, seed=_whole(seed), **texts)
         result = editor.edit(request, on_step=on_step)
         home.mkdir(exist_ok=True)
         before, after = home / "before.png", home / f"{path.stem}-edited.png"

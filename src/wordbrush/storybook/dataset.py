@@ -18,6 +18,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from wordbrush.errors import WordbrushError
 from wordbrush.storybook.edits import SceneEdit, sample_edit, sample_photo_edit
 from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
@@ -49,8 +50,14 @@ class RenderedEdits:
 
     @classmethod
     def open(cls, *folders: Path) -> RenderedEdits:
-        """Open all complete shards of the folders, in order."""
+        """Open all complete shards of the folders, in order.
+
+        Raises:
+            WordbrushError: The first folder is not there.
+        """
         names = [name for folder in folders for name in sorted(folder.glob("*.npy"))]
+        if not names and not folders[0].is_dir():
+            raise WordbrushError(f"no folder {folders[0]}: make it with `wordbrush data storybook`")
         texts = [name.with_suffix(".jsonl").read_text() for name in names]
         rows = [json.loads(line) for text in texts for line in text.splitlines()]
         return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)

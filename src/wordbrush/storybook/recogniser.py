@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
-from wordbrush.errors import ModelError
-from wordbrush.models import one_line, resolve
+from wordbrush.errors import ModelError, one_line
+from wordbrush.models import resolve
 from wordbrush.storybook.catalogue import (
     COLOURS,
     EXPRESSIONS,

@@ -15,6 +15,7 @@ from transformers import CLIPModel, LlamaForCausalLM
 
 from wordbrush.language_model import PART
 from wordbrush.training.denoising import NOISE_SCHEDULE
+from wordbrush.training.loop import TrainingError
 
 _PARTS: dict[str, Any] = {
     "vae": ("autoencoder/model", AutoencoderKL),
@@ -37,17 +38,31 @@ _INDEX = {
 
 
 def assemble(work: Path, folder: Path) -> None:
-    """Write the checkpoint; a part that is not trained yet stays as it is in `folder`.
+    """Write the checkpoint, in the place of what was there.
 
     Args:
         work: The folder in which `runs/storybook.sh` trained.
-        folder: A diffusers folder of `StableDiffusionInstructPix2PixPipeline`, whose `text_encoder/`
-            holds the whole CLIP and whose `text_to_image/` holds the U-Net before it was widened.
+        folder: Becomes a diffusers folder of `StableDiffusionInstructPix2PixPipeline`, whose `text_encoder/`
+            holds the whole CLIP and whose `text_to_image/` holds the U-Net before it was widened; with the
+            recogniser and the instruction writer, if they are trained.
+
+    Raises:
+        TrainingError: A part is not trained yet.
     """
+    for trained, _ in _PARTS.values():
+        if not (work / trained).is_dir():
+            raise TrainingError(f"{work / trained} is not there: train it first")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write(work, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _write(work: Path, folder: Path) -> None:
     for name, (trained, kind) in _PARTS.items():
-        if (work / trained).exists():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
+        kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
     writer = work / "instruction-writer/model"
     if writer.exists():
         shutil.copytree(writer, folder / PART, dirs_exist_ok=True)
@@ -79,12 +94,12 @@ def _load_as_float32(config: Path) -> None:
         config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _budgets(work: Path) -> dict[str, dict[str, float]]:
-    """What each member was trained for, by its log: optimiser steps, samples and minutes."""
+def _budgets(work: Path) -> dict[str, dict[str, Any]]:
+    """What each member was trained for, by its log: optimiser steps, samples, minutes, and on what."""
     return {log.parent.name: _budget(log) for log in sorted(work.glob("*/log.jsonl"))}
 
 
-def _budget(log: Path) -> dict[str, float]:
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    last = rows[-1]
-    return {"steps": last["step"], "samples": last["samples"], "minutes": round(last["minutes"], 1)}
+def _budget(log: Path) -> dict[str, Any]:
+    last: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
+    found = {"steps": last["step"], "samples": last["samples"], "minutes": round(last["minutes"], 1)}
+    return found | {name: last[name] for name in ("hardware",) if name in last}

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from wordbrush.diffusion.loss import diffusion_target, min_snr_weights
 from wordbrush.models import quiet
 from wordbrush.training.data import EncodedEdits, encode_edits, tokenise
-from wordbrush.training.loop import LoopConfig
+from wordbrush.training.loop import LoopConfig, TrainingError
 from wordbrush.training.optimizers import OptimizerName
 
 NOISE_SCHEDULE: dict[str, Any] = {
@@ -63,6 +63,9 @@ class DenoisingRecipe:
     model: nn.Module
 
     def __init__(self, config: DenoisingConfig) -> None:
+        for folder in (config.autoencoder, config.clip):
+            if not folder.is_dir():
+                raise TrainingError(f"no folder {folder}: train it first")
         self.text = TextTower(config.clip)
         self.edits: EncodedEdits = encode_edits(config.autoencoder, *config.data)
         self.noise: DDPMScheduler = DDPMScheduler(**NOISE_SCHEDULE)

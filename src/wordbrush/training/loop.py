@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -145,8 +146,9 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         now = time.monotonic()
         timed_out = config.max_minutes is not None and now - started > 60 * config.max_minutes
         if timed_out or step == config.steps or now - saved > 60 * config.checkpoint_minutes:
-            _save(accelerator, state, step)
+            # The state comes last: killed between the two, the run repeats some steps and exports again.
             _export(recipe, averaged, config.output, accelerator)
+            _save(accelerator, state, step)
             saved = time.monotonic()
         if timed_out:
             break
@@ -291,10 +293,22 @@ class _Meter:
         self.samples_per_step = config.batch_size * config.accumulation * num_processes
         self.first, self.since = step, time.monotonic()
         self.sums: dict[str, float] = {}
+        self.hardware = _hardware(num_processes)
         config.output.mkdir(parents=True, exist_ok=True)
-        rows = self.log.read_text().splitlines() if self.log.exists() else []
-        last: dict[str, float] = json.loads(rows[-1]) if rows else {"samples": 0, "minutes": 0.0}
-        self.samples, self.minutes = last["samples"], last["minutes"]
+        self.samples, self.minutes = self._logged(step)
+
+    def _logged(self, step: int) -> tuple[float, float]:
+        """Samples and minutes up to a step; what a killed run logged beyond it, or half, is dropped."""
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        rows = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
+        kept = [(line, row) for line, row in rows if row["step"] <= step]
+        if self.active and len(kept) < len(lines):
+            self.log.write_text("".join(line for line, _ in kept))
+        if not kept:
+            return 0, 0.0
+        last = kept[-1][1]
+        between = (step - last["step"]) * self.samples_per_step  # computed, but not yet logged
+        return last["samples"] + between, last["minutes"]
 
     def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
         for name, value in losses.items():
@@ -305,14 +319,23 @@ class _Meter:
     def _write(self, step: int) -> None:
         count, now = step - self.first, time.monotonic()
         self.minutes += (now - self.since) / 60
-        row: dict[str, float] = {name: round(total / count, 5) for name, total in self.sums.items()}
+        row: dict[str, Any] = {name: round(total / count, 5) for name, total in self.sums.items()}
         self.samples += count * self.samples_per_step
         row |= {"step": step, "samples": self.samples, "minutes": round(self.minutes, 2)}
+        row["hardware"] = self.hardware
         row["samples_per_second"] = round(count * self.samples_per_step / (now - self.since), 1)
         with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         self.sums, self.first, self.since = {}, step, now
+
+
+def _hardware(num_processes: int) -> str:
+    """What trains, for the log."""
+    if torch.cuda.is_available():
+        return f"{num_processes} x {torch.cuda.get_device_name()}"
+    kind = platform.processor() or platform.machine()
+    return f"{num_processes} x {torch.get_num_threads()} threads of a CPU ({kind})"
 
 
 def move(batch: Batch, model: nn.Module) -> dict[str, Tensor]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush import __version__
-from wordbrush.errors import UsageError
-from wordbrush.models import one_line
+from wordbrush.errors import UsageError, one_line
 from wordbrush.training.loop import TrainingError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
