@@ -189,6 +189,15 @@ def test_a_record_does_not_fetch_a_model(folder: Path, shell: Shell):
     assert code == 2 and "--model someone/weights" in line
 
 
+def test_the_mask_that_a_method_found_is_saved(folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORDBRUSH_CACHE", str(folder))
+    words = ("dog.png", "--target", "a cat", "--save-mask", "mask.png", "-o", "out.png")
+    assert shell.edit(*words, "--method", "diffedit", "--mask-samples", "1")[0] == 0
+    assert Image.open("mask.png").size == Image.open("dog.png").size
+    code, _, line = shell.edit("dog.png", "x", "--save-mask", "none.png")
+    assert code == 2 and "no mask" in line
+
+
 def test_warnings_are_shown(folder: Path, shell: Shell):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save("two.gif", save_all=True, append_images=frames[1:])

@@ -26,7 +26,7 @@ from wordbrush.types import MAX_VARIATIONS
 if TYPE_CHECKING:
     from wordbrush.controls import Control
     from wordbrush.recipe import Recipe
-    from wordbrush.types import Editor
+    from wordbrush.types import Editor, EditResult
 
 _CANCELLED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -232,6 +232,9 @@ def edit(
         Path | None, typer.Option(help="Repeat the edit that made this file; what else is given wins.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White may change, black may not, grey blends.")] = None,
+    save_mask: Annotated[
+        Path | None, typer.Option(help="Write the mask that a method found: look, paint, give it to --mask.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")] = None,
     variations: Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")] = 1,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of a JPEG or WebP file.")] = 95,
@@ -242,7 +245,7 @@ def edit(
     The result has the picture's size, and its file says how it was made.
     """
     paths = variation_paths(output or default_output(picture), variations)
-    check_outputs(paths, force=force)
+    check_outputs([*paths, *([save_mask] if save_mask else [])], force=force)
     from wordbrush.editors import find_method
     from wordbrush.images import open_image
     from wordbrush.models import is_here
@@ -265,9 +268,22 @@ def edit(
         editor = setup.load(recipe)
         result = editor.edit(request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps))
         save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
+    if save_mask is not None:
+        _save_mask(result, save_mask, force)
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
+
+
+def _save_mask(result: "EditResult", path: Path, force: bool) -> None:
+    """The mask of the first variation."""
+    from wordbrush.provenance import save_image
+
+    if "mask" not in result.intermediates:
+        raise UsageError(f"{result.settings['method']} finds no mask: there is none to save")
+    save_image(
+        result.intermediates["mask"][0].convert("RGB"), path, settings=result.settings, overwrite=force
+    )
 
 
 @_edits
@@ -408,7 +424,10 @@ def ui(
     from wordbrush.recipe import Recipe
 
     recipe = setup.over(Recipe())
-    texts = find_method(recipe.method).needs
+    method = find_method(recipe.method)
+    if "keep_inversion" in (f.name for f in method.settings_fields()):
+        setup.settings.setdefault("keep_inversion", False)  # a visitor's picture could be made from it again
+    texts = method.needs
     serve(setup.load(recipe), texts=texts, host=host, port=port)
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.training.edits import data
 from wordbrush.data.blocks import open_blocks
 from wordbrush.diffusion.model import LatentDiffusion
-from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
+from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits, draw_window
 from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
 from wordbrush.training.order import Order
 
@@ -75,3 +75,17 @@ def test_draws_are_uniform_and_normal():
     for name in ("noise", "posterior"):
         values = torch.stack([d[name] for d in draws])
         assert abs(float(values.mean())) < 0.01 and abs(float(values.std()) - 1) < 0.01
+
+
+def test_windows_lie_where_the_edit_changes_the_picture():
+    before = torch.randn(4, 16, 16)
+    after = before.clone()
+    after[:, 10:13, 2:5] += 1
+    moments = torch.stack([before, after])
+    cuts = [draw_window(moments, 8, DRAWS.window(sample)) for sample in range(20)]
+    assert all(cut.shape == (2, 4, 8, 8) for cut in cuts)
+    assert all(float((cut[1] - cut[0]).sum()) > 0.9 * 36 for cut in cuts)  # all of the change is in each
+    assert len({float(cut[0, 0, 0, 0]) for cut in cuts}) > 3  # in different places
+    everywhere = torch.stack([before, before + 1])
+    corners = {float(draw_window(everywhere, 8, DRAWS.window(sample))[0, 0, 0, 0]) for sample in range(200)}
+    assert len(corners) > 50

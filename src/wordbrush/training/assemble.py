@@ -23,6 +23,8 @@ _PARTS: dict[str, Any] = {
     "text_to_image": ("text-to-image/model", UNet2DConditionModel),
     "unet": ("editor/model", UNet2DConditionModel),
 }
+# At the scales that suit Stable Diffusion these models oversaturate.
+_SETTINGS = {"instruct-pix2pix": {"text_scale": 3.0}, "sdedit": {"text_scale": 4.0}}
 _INDEX = {
     "_class_name": "StableDiffusionInstructPix2PixPipeline",
     "feature_extractor": [None, None],
@@ -82,6 +84,7 @@ def _write(work: Path, folder: Path) -> None:
     }
     DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    (folder / "wordbrush.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(_budgets(work), indent=2) + "\n")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -49,6 +50,10 @@ class Draws:
         """How its pictures are cropped."""
         rng = np.random.default_rng((8, self.seed, sample))
         return draw_crop(rng, size=self.size, resize_to=self.resize_to, flip=self.flip)
+
+    def window(self, sample: int) -> np.random.Generator:
+        """Decides where its window lies."""
+        return np.random.default_rng((10, self.seed, sample))
 
     def noise(self, sample: int, shape: Shape) -> dict[str, Tensor]:
         """The timestep "t", "u" in [0, 1) for the conditioning dropout, "noise" and "posterior" (C, h, w)."""
@@ -101,10 +106,18 @@ class CachedEdits(Dataset[dict[str, Any]]):
         order: Of its rows.
         shapes: Of each row's crop, pixels.
         draws: Decides the rest; of the crop only the flip.
+        window: Pixels of a side of what is cut out of each pair, see `draw_window`; none: all is taken.
     """
 
-    def __init__(self, cache: LatentCache, order: Order, shapes: Sequence[Shape], draws: Draws) -> None:
-        self.cache, self.order, self.shapes, self.draws = cache, order, shapes, draws
+    def __init__(
+        self,
+        cache: LatentCache,
+        order: Order,
+        shapes: Sequence[Shape],
+        draws: Draws,
+        window: int | None = None,
+    ) -> None:
+        self.cache, self.order, self.shapes, self.draws, self.window = cache, order, shapes, draws, window
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         row = self.order.row(sample)
@@ -112,4 +125,24 @@ class CachedEdits(Dataset[dict[str, Any]]):
         flip = self.draws.crop(sample).flip
         found: dict[str, Any] = {"row": row}
         found |= self.cache.read(row, self.draws.latent_size(shape), flip=flip)
+        if self.window is not None:
+            rng, side = self.draws.window(sample), self.window // self.draws.grid
+            found["moments"] = draw_window(found["moments"], side, rng)
+            shape = self.window, self.window
         return found | self.draws.noise(sample, shape)
+
+
+def draw_window(moments: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """Cuts a square out of a pair, most likely where the edit changes it; anywhere if it changes all alike.
+
+    Windows are cheap to train on, and most of the picture is not what most edits are about.
+
+    Args:
+        moments: (K, C, h, w), before and after first.
+        side: Of the window, latents.
+        rng: Decides where.
+    """
+    change = (moments[1] - moments[0]).square().sum(0, keepdim=True)
+    likely = F.avg_pool2d(change, side, stride=1)[0].numpy().astype(np.float64) ** 2 + 1e-12
+    top, left = divmod(int(rng.choice(likely.size, p=(likely / likely.sum()).ravel())), likely.shape[1])
+    return moments[:, :, top : top + side, left : left + side]

@@ -68,8 +68,14 @@ class Config(LoopConfig):
     )
     flip: float = Field(0.0, ge=0, le=1, description="share of edits that are mirrored")
     buckets: bool = Field(False, description="crops of many shapes, each batch of one; else squares")
+    window: int | None = Field(
+        None, ge=8, description="pixels of a side of what is cut out of each cached pair, where it changes"
+    )
     cache: bool | None = Field(
         None, description="encode all once, into OUTPUT/cache (default: unless crops are random)"
+    )
+    cache_folder: Path | None = Field(
+        None, description="of that cache, which other runs with the same data may share"
     )
     target: Literal["mode", "sample"] = Field("mode", description="of the autoencoder's posterior")
     dropout: float = Field(
@@ -96,8 +102,8 @@ class Config(LoopConfig):
 
 
 FREE = (
-    "output", "steps", "preset", "resume", "workers", "checkpoint_minutes", "max_minutes", "log_steps",
-    "preflight", "validation", "validation_steps", "validation_edits", "push_to_hub",
+    "output", "steps", "preset", "resume", "cache_folder", "workers", "checkpoint_minutes", "max_minutes",
+    "log_steps", "preflight", "validation", "validation_steps", "validation_edits", "push_to_hub",
 )  # fmt: skip
 """Settings that may change when a run goes on."""
 
@@ -145,11 +151,13 @@ class InstructPix2PixRecipe:
         choices = self._shapes()
         shapes = choices * len(order) if groups is None else [choices[group] for group in groups]
         if not self.cached:
+            if self.config.window is not None:
+                raise UsageError("--window cuts cached pairs: leave --resize-to and --no-cache out")
             return StreamedEdits(self.blocks, order, shapes, self.draws)
         cache = LatentCache(made_once(self._cache_path(len(order)), partial(self._encode, shapes)))
         for network in (*self.base.text_encoders, self.base.vae):
             network.to("cpu")  # no more needed
-        return CachedEdits(cache, order, shapes, self.draws)
+        return CachedEdits(cache, order, shapes, self.draws, self.config.window)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The error of the prediction; one draw a sample decides which conditioning it loses."""
@@ -190,7 +198,8 @@ class InstructPix2PixRecipe:
 
     def example(self) -> dict[str, Any]:
         """The U-Net's inputs for one process's batch, on the "meta" device."""
-        shape = max(self._shapes(), key=lambda shape: shape[0] * shape[1])
+        window = self.config.window
+        shape = max(self._shapes(), key=lambda s: s[0] * s[1]) if window is None else (window, window)
         count, latent = self.config.batch_size, self.draws.latent_size(shape)
         channels = 2 * self.base.latent_channels
         inputs: dict[str, Any] = {
@@ -244,6 +253,10 @@ class InstructPix2PixRecipe:
     def _check_size(self) -> None:
         if self.size % self._multiple:
             raise UsageError(f"--size {self.size}: this model needs a multiple of {self._multiple}")
+        if self.config.window is not None and (
+            self.config.window % self._multiple or self.config.window > self.size
+        ):
+            raise UsageError(f"--window: a multiple of {self._multiple}, and {self.size} at most")
         if self.draws.resize_to < self.size:
             raise UsageError(f"--resize-to {self.draws.resize_to} is smaller than the crop of {self.size}")
 
@@ -261,7 +274,7 @@ class InstructPix2PixRecipe:
         config = self.config
         what = count, config.data, config.split, self.size, config.buckets, config.flip > 0
         name = hashlib.blake2b(f"{what} {self.encoder.fingerprint()}".encode(), digest_size=8).hexdigest()
-        return config.output / "cache" / name
+        return (config.cache_folder or config.output / "cache") / name
 
     def _encode(self, shapes: list[Shape], folder: Path) -> None:
         folder.mkdir()
