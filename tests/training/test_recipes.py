@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTokenizer
 
 import wordbrush
 from tests.world import make_small_shards
@@ -15,6 +16,7 @@ from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.sprites import SpriteLibrary
 from wordbrush.training import autoencoder, clip, instruct_pix2pix, text_to_image
 from wordbrush.training.assemble import assemble
+from wordbrush.training.data import CaptionedWindows, encode_edits
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,15 @@ def test_the_tokenizer_reads_any_text(work: Path):
         assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(
             " ", ""
         )
+
+
+def test_windows_show_the_thing_that_their_caption_names(work: Path):
+    edits = encode_edits(work / "autoencoder" / "model", work / "edits")
+    assert edits.grid == 8
+    tokenizer = CLIPTokenizer.from_pretrained(work / "clip" / "model" / "tokenizer")
+    windows = CaptionedWindows(edits, tokenizer, 4)
+    samples = [windows[index] for index in range(12)]
+    assert all(sample["latents"].shape[1:] == (4, 4) for sample in samples)
+    assert all(torch.equal(windows[3][name], samples[3][name]) for name in ("latents", "tokens"))
+    texts = [tokenizer.decode(sample["tokens"], skip_special_tokens=True) for sample in samples]
+    assert not any(" and " in text for text in texts)  # one thing each

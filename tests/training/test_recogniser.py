@@ -5,10 +5,10 @@ import torch
 from torch.utils.data import default_collate
 
 from tests.world import make_small_shards
+from wordbrush.errors import WordbrushError
 from wordbrush.storybook.dataset import make
 from wordbrush.storybook.recogniser import ITEM_LABELS, PICTURE_LABELS, Recogniser
 from wordbrush.storybook.sprites import SpriteLibrary
-from wordbrush.training.loop import TrainingError
 from wordbrush.training.recogniser import Config, RecogniserRecipe, main
 
 TINY = [16, 16, 32, 32]  # a few channels fewer, and torch 2.13 on a CPU corrupts memory going backward
@@ -59,7 +59,7 @@ def test_renders_of_another_world_are_refused(data: Path, tmp_path: Path):
         (tmp_path / path.name).write_bytes(
             text if path.suffix == ".npy" else text.replace(b'instruction": "', b'instruction": "x')
         )
-    with pytest.raises(TrainingError, match="render anew"):
+    with pytest.raises(WordbrushError, match="render anew"):
         RecogniserRecipe(settings(tmp_path, tmp_path / "out")).samples()[0]
-    with pytest.raises(TrainingError, match="no rendered edits"):
+    with pytest.raises(WordbrushError, match="no rendered edits"):
         RecogniserRecipe(settings(tmp_path / "none", tmp_path / "out"))

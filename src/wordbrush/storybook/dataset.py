@@ -19,10 +19,10 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from wordbrush.errors import WordbrushError
-from wordbrush.storybook.edits import SceneEdit, sample_edit, sample_photo_edit
+from wordbrush.storybook.edits import SceneEdit, draw_edit, sample_edit, sample_photo_edit
 from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
-from wordbrush.storybook.scenes import Split
+from wordbrush.storybook.scenes import Split, scene_rng
 from wordbrush.storybook.sprites import SpriteLibrary
 
 SHARD = 500
@@ -61,6 +61,18 @@ class RenderedEdits:
         texts = [name.with_suffix(".jsonl").read_text() for name in names]
         rows = [json.loads(line) for text in texts for line in text.splitlines()]
         return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)
+
+
+def redraw(rows: Sequence[dict[str, str]], number: int) -> SceneEdit:
+    """What a rendered edit of scenes, split `train`, shows: it is drawn again from its number.
+
+    Raises:
+        WordbrushError: the row is another edit: it was rendered by another version.
+    """
+    edit = draw_edit(scene_rng("train", number), "train")
+    if edit.instruction != rows[number]["instruction"]:
+        raise WordbrushError(f"rendered edit {number} is not the one that its number gives: render anew")
+    return edit
 
 
 def row_of(shards: Sequence[np.ndarray[Any, Any]], index: int) -> np.ndarray[Any, Any]:

@@ -94,6 +94,12 @@ class Renderer:
         return _clip(round(centre - width / 2), round(foot) - height, sprite, self.size)
 
 
+def centre(item: Item) -> tuple[float, float]:
+    """About the middle of an item: x and y as fractions of the picture."""
+    x, _, near = SLOT_PLACE[item.slot]
+    return x + item.dx, _foot(item) - BASE_SIZE * near * SIZES[item.size] * item.scale / 2
+
+
 def _foot(item: Item) -> float:
     return SLOT_PLACE[item.slot][1] + item.dy
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
-from wordbrush.storybook.dataset import RenderedEdits, row_of
+from wordbrush.storybook.dataset import RenderedEdits, redraw, row_of
+from wordbrush.storybook.render import centre
+from wordbrush.storybook.wording import caption
 
 Latents = np.ndarray[Any, np.dtype[np.float16]]
 
@@ -25,6 +28,8 @@ class EncodedEdits:
 
     latents: list[Latents]
     rows: list[dict[str, str]]
+    grid: int
+    """Pixels a latent."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +53,8 @@ def encode_edits(autoencoder: Path, *folders: Path) -> EncodedEdits:
                 model = model or AutoencoderKL.from_pretrained(autoencoder).eval()
                 _encode_shard(model, shard, path)
             latents.append(cast("Latents", np.load(path, mmap_mode="r")))
-    return EncodedEdits(latents, RenderedEdits.open(*folders).rows)
+    edits = RenderedEdits.open(*folders)
+    return EncodedEdits(latents, edits.rows, edits.pixels[0].shape[2] // latents[0].shape[-1])
 
 
 @torch.inference_mode()
@@ -76,8 +82,44 @@ class CaptionedLatents(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((3, index))
         number, side = int(rng.integers(len(self.edits))), int(rng.integers(2))
         row = self.edits.rows[number]
-        caption = row["source_caption" if side == 0 else "target_caption"]
-        return {"latents": self.edits.pair(number)[side], "tokens": tokenise(self.tokenizer, caption)}
+        text = row["source_caption" if side == 0 else "target_caption"]
+        return {"latents": self.edits.pair(number)[side], "tokens": tokenise(self.tokenizer, text)}
+
+
+class CaptionedWindows(Dataset[dict[str, Any]]):
+    """Index -> latents of a window around one thing of a scene, and the tokens of a caption of it alone.
+
+    A window costs a part of what the picture does, and is all about the thing.
+
+    Args:
+        edits: Of scenes, split `train`, from number 0 on.
+        tokenizer: Of the captions.
+        side: Of a window, latents.
+    """
+
+    def __init__(self, edits: EncodedEdits, tokenizer: CLIPTokenizer, side: int) -> None:
+        self.edits, self.tokenizer, self.side = edits, tokenizer, side
+        self._edit = lru_cache(None)(partial(redraw, edits.rows))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng((11, index))
+        number, after = int(rng.integers(len(self.edits))), int(rng.integers(2))
+        edit, latents = self._edit(number), self.edits.pair(number)[after]
+        scene = edit.after if after else edit.before
+        where = rng.uniform(0, 1, 2)
+        if scene.items:
+            item = scene.items[int(rng.integers(len(scene.items)))]
+            scene, where = replace(scene, items=(item,)), np.array(centre(item)) + rng.uniform(-0.08, 0.08, 2)
+        left, top = (
+            _start(place, self.side, size) for place, size in zip(where, latents.shape[:0:-1], strict=True)
+        )
+        window = latents[:, top : top + self.side, left : left + self.side]
+        return {"latents": window, "tokens": tokenise(self.tokenizer, caption(scene))}
+
+
+def _start(place: float, side: int, size: int) -> int:
+    """Where a window starts whose middle lies at a fraction of the size, as far as it can."""
+    return min(max(round(place * size - side / 2), 0), size - side)
 
 
 def tokenise(tokenizer: CLIPTokenizer, text: str) -> Tensor:

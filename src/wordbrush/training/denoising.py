@@ -37,6 +37,9 @@ class DenoisingConfig(LoopConfig):
     learning_rate: float = 2e-3
     optimizer: OptimizerName = "muon"
     ema_decay: float | None = 0.999
+    min_snr: float = Field(
+        5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+    )
 
 
 class TextTower:
@@ -75,16 +78,20 @@ class DenoisingRecipe:
         model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
 
 
-def denoising_loss(model: nn.Module, noise: DDPMScheduler, latents: Tensor, text: Tensor) -> Tensor:
-    """The error of one prediction at timesteps drawn by min-SNR-5.
+def denoising_loss(
+    model: nn.Module, noise: DDPMScheduler, latents: Tensor, text: Tensor, *, min_snr: float
+) -> Tensor:
+    """The error of one prediction at random timesteps.
 
     Args:
         model: A U-Net.
         noise: Its training schedule.
         latents: (B, C, h, w), scaled.
         text: (B, L, D).
+        min_snr: Gamma of the weights by which timesteps are drawn.
     """
-    t = torch.multinomial(min_snr_weights(noise), len(latents), replacement=True).to(latents.device)
+    weights = min_snr_weights(noise, gamma=min_snr)
+    t = torch.multinomial(weights, len(latents), replacement=True).to(latents.device)
     epsilon = torch.randn_like(latents)
     return prediction_errors(model, noise, latents, text, t=t, epsilon=epsilon).mean()
 

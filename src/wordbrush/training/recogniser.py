@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.storybook.catalogue import STYLES, TONES
-from wordbrush.storybook.dataset import RenderedEdits
-from wordbrush.storybook.edits import SceneEdit, draw_edit
+from wordbrush.storybook.dataset import RenderedEdits, redraw
 from wordbrush.storybook.recogniser import (
     BASE_SIZE,
     ITEM_LABELS,
@@ -31,7 +30,7 @@ from wordbrush.storybook.recogniser import (
     slot_facts,
     slot_windows,
 )
-from wordbrush.storybook.scenes import SLOTS, Scene, scene_rng
+from wordbrush.storybook.scenes import SLOTS, Scene
 from wordbrush.storybook.styles import apply_style, apply_tone
 from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
 
@@ -60,13 +59,7 @@ class LabelledPictures(Dataset[dict[str, Any]]):
 
     def __init__(self, edits: RenderedEdits) -> None:
         self.edits = edits
-        self._edit = lru_cache(4096)(self._draw)
-
-    def _draw(self, number: int) -> SceneEdit:
-        edit = draw_edit(scene_rng("train", number), "train")
-        if edit.instruction != self.edits.rows[number]["instruction"]:
-            raise TrainingError(f"rendered edit {number} is not the one that its number gives: render anew")
-        return edit
+        self._edit = lru_cache(4096)(partial(redraw, edits.rows))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((5, index))
