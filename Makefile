@@ -41,8 +41,8 @@ $(DEV): $(CORE)
 
 demo: $(CORE)
 	@mkdir -p out
-	@echo "wordbrush edit $(PICTURE) \"$(INSTRUCTION)\" --text-scale 3 --seed 0 -o out/demo.png --force"
-	@$(BIN)/wordbrush edit $(PICTURE) "$(INSTRUCTION)" --text-scale 3 --seed 0 -o out/demo.png --force
+	@echo "wordbrush edit $(PICTURE) \"$(INSTRUCTION)\" --seed 0 -o out/demo.png --force"
+	@$(BIN)/wordbrush edit $(PICTURE) "$(INSTRUCTION)" --seed 0 -o out/demo.png --force
 	@$(BIN)/python examples/before_after.py $(PICTURE) out/demo.png out/demo-before-after.png
 
 test: $(DEV)

@@ -18,10 +18,9 @@ WORK="${WORK:-.cache/storybook/instruct}"
 
 [ -e "$PAIRS" ] || OUT="$PAIRS" runs/data_engine.sh
 
-# Nothing in the storybook's instructions tells left from right, so pictures may be mirrored.
 # shellcheck disable=SC2086  # TRAIN is several words
 $TRAIN instruct-pix2pix --data "$PAIRS" --init-from "$STORYBOOK/text_to_image" --output "$WORK" \
-  --flip 0.5 --steps "${STEPS:-6000}"
+  --steps "${STEPS:-6000}"
 
 # The storybook with this editor in it; the rest is as it was.
 rm -rf "$WORK/storybook-instruct"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from tests import tiny
 from wordbrush.cli import main
 from wordbrush.editors import METHODS
 from wordbrush.provenance import read_provenance, save_image
@@ -191,8 +192,9 @@ def test_a_record_does_not_fetch_a_model(folder: Path, shell: Shell):
 
 def test_the_mask_that_a_method_found_is_saved(folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORDBRUSH_CACHE", str(folder))
-    words = ("dog.png", "--target", "a cat", "--save-mask", "mask.png", "-o", "out.png")
-    assert shell.edit(*words, "--method", "diffedit", "--mask-samples", "1")[0] == 0
+    tiny.pipeline(in_channels=4).save_pretrained("model")
+    words = ("dog.png", "--target", "a cat", "--save-mask", "mask.png", "-o", "out.png", "--steps", "2")
+    assert shell("edit", *words, "--method", "diffedit", "--mask-samples", "1", "--model", "model")[0] == 0
     assert Image.open("mask.png").size == Image.open("dog.png").size
     code, _, line = shell.edit("dog.png", "x", "--save-mask", "none.png")
     assert code == 2 and "no mask" in line

@@ -11,6 +11,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import wordbrush
+from tests import tiny
 from wordbrush.controls import controls
 from wordbrush.editors import find_method
 from wordbrush.provenance import read_provenance
@@ -44,8 +45,9 @@ def test_every_setting_has_a_control(client: Client):
     assert names == ["picture", "instruction", "seed", *settings]
 
 
-def test_a_method_by_description_asks_for_its_captions(tiny_checkpoint: Path, values: dict[str, Any]):
-    editor = wordbrush.load(tiny_checkpoint, "sdedit", steps=2, dtype="float32")
+def test_a_method_by_description_asks_for_its_captions(tmp_path: Path, values: dict[str, Any]):
+    tiny.pipeline(in_channels=4).save_pretrained(tmp_path / "model")
+    editor = wordbrush.load(tmp_path / "model", "sdedit", steps=2, dtype="float32")
     page = web.build(editor, find_method("sdedit").needs)
     _, address, _ = web.launch(page, host="127.0.0.1", port=None)
     try:

@@ -304,9 +304,7 @@ class _Meter:
         kept = [(line, row) for line, row in rows if row["step"] <= step]
         if self.active and len(kept) < len(lines):
             self.log.write_text("".join(line for line, _ in kept))
-        if not kept:
-            return 0, 0.0
-        last = kept[-1][1]
+        last = kept[-1][1] if kept else {"step": 0, "samples": 0, "minutes": 0.0}
         between = (step - last["step"]) * self.samples_per_step  # computed, but not yet logged
         return last["samples"] + between, last["minutes"]
 
