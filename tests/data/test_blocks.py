@@ -17,7 +17,6 @@ from wordbrush.data.original import write_original
 from wordbrush.data.rows import DataError, Row, decode, encode_png
 from wordbrush.data.shards import write_shards
 from wordbrush.data.webdataset import write_tars
-from wordbrush.training import pairs
 
 ROWS = rows(9)
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -31,7 +30,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_every_layout_is_read_in_order_block_by_block(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pairs, "_ROWS", 2)
+    monkeypatch.setattr("wordbrush.data.blocks._ROWS", 2)
     WRITERS[layout](tmp_path / "data")
     blocks = open_blocks([str(tmp_path / "data")])
     assert len(blocks) > 2 and sum(block.count for block in blocks) == 9
