@@ -2,14 +2,8 @@
 # InstructPix2Pix's figure 10: what more data and the filter by CLIP are worth. Four editors from one shared start,
 # each trained on the same number of samples: all of the data, a tenth, a hundredth, and all without the filter.
 # Stop it whenever you like: run again, it goes on.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. "$(dirname "${BASH_SOURCE[0]}")/setup"
 
-# glibc gives freed memory back at every free; on many virtual machines that costs more than the arithmetic.
-export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
-export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
-
-WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
 WORK="${WORK:-.cache/figure10}"
 OUT="${OUT:-out/figure10}"
 CONFIG="${CONFIG:-examples/data/storybook.toml}"

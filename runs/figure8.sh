@@ -4,14 +4,8 @@
 # At full size, as in the paper:
 #   EDITORS=instruct-pix2pix=timbrooks/instruct-pix2pix,sdedit=stable-diffusion-v1-5/stable-diffusion-v1-5 \
 #   CLIP=openai/clip-vit-large-patch14 STEPS=100 NUM=5000 DATA=(its data set) runs/figure8.sh
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. "$(dirname "${BASH_SOURCE[0]}")/setup"
 
-# glibc gives freed memory back at every free; on many virtual machines that costs more than the arithmetic.
-export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
-export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
-
-WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
 OUT="${OUT:-out/figure8}"
 
 "$WORDBRUSH" evaluate curves \

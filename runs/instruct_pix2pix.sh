@@ -3,14 +3,8 @@
 # storybook's text-to-image model; and measures it as the embedded editor is measured. Stop it whenever you like: run
 # again, it goes on. A GPU is used where there is one. STEPS is what two CPU cores can do; raise it on a GPU.
 # On many GPUs, once the pairs are made: TRAIN="accelerate launch -m wordbrush.cli train" runs/instruct_pix2pix.sh
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. "$(dirname "${BASH_SOURCE[0]}")/setup"
 
-# glibc gives freed memory back at every free; on many virtual machines that costs more than the arithmetic.
-export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
-export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
-
-WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
 TRAIN="${TRAIN:-$WORDBRUSH train}"
 PAIRS="${PAIRS:-out/storybook-pairs}"
 STORYBOOK=src/wordbrush/assets/storybook

@@ -1,14 +1,8 @@
 #!/usr/bin/env bash
 # Makes every embedded checkpoint from nothing, and measures them. Stop it whenever you like: run again, it goes on.
 # A GPU is used where there is one. PAIRS, and the steps below, are what two CPU cores can do; raise them on a GPU.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. "$(dirname "${BASH_SOURCE[0]}")/setup"
 
-# glibc gives freed memory back at every free; on many virtual machines that costs more than the arithmetic.
-export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
-export MALLOC_TOP_PAD_=1073741824 MALLOC_ARENA_MAX=1
-
-WORDBRUSH="${WORDBRUSH:-.venv/bin/wordbrush}"
 WORK="${WORK:-.cache/storybook}"
 PAIRS="${PAIRS:-12000}"
 

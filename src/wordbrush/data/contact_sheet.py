@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -11,6 +9,7 @@ from html import escape
 
 from wordbrush.data.rows import Row, decode
 from wordbrush.errors import ImageError
+from wordbrush.html_page import html_page, jpeg_uri
 
 _SIDE = 320  # pixels that a picture is shown with at most
 _WORDS = 200  # of a caption
@@ -49,8 +48,7 @@ def make_sheet(title: str, rows: Iterable[Row], total: int) -> str:
         total: Rows of the data set.
     """
     cards = [_card(row) for row in rows]
-    counts = {"shown": f"{len(cards):,}", "total": f"{total:,}"}
-    return _PAGE.format(title=escape(title), style=_STYLE, cards="\n".join(cards), **counts)
+    return html_page(title, f"{len(cards):,} of {total:,} edits", "\n".join(cards), _STYLE)
 
 
 def _card(row: Row) -> str:
@@ -76,9 +74,7 @@ def _data_uri(data: bytes) -> str:
     """Encoded anew: nothing of the original file but its pixels gets into the page."""
     picture = decode(data)
     picture.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return jpeg_uri(picture)
 
 
 def _captions(row: Row) -> str:
@@ -152,25 +148,4 @@ ins { color: var(--green); text-decoration: none; font-weight: 600 }
 .facts { list-style: none; padding: 0; margin-top: auto; display: flex; flex-wrap: wrap; gap: .4rem }
 .facts li { border: 1px solid var(--line); border-radius: 99px; padding: .05rem .55rem }
 .facts { font-size: .78rem }
-"""
-
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{shown} of {total} edits</p></header>
-<main>
-{cards}
-</main>
-</body>
-</html>
 """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
+from wordbrush.html_page import html_page, jpeg_uri
+
 
 def page(title: str, abstract: str, sections: Sequence[str]) -> str:
     """The whole file; `sections` are HTML, title and abstract are text."""
-    body = "\n".join(sections)
-    return _PAGE.format(title=escape(title), abstract=escape(abstract), style=_STYLE, body=body)
+    return html_page(title, abstract, "\n".join(sections), _STYLE)
 
 
 def section(heading: str, *parts: str) -> str:
@@ -75,9 +74,7 @@ def data_uri(picture: Image.Image, side: int) -> str:
     """The picture as JPEG inside a URI, its long side at most `side` pixels."""
     small = picture.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return jpeg_uri(small)
 
 
 _STYLE = """\
@@ -112,25 +109,4 @@ thead th { vertical-align: bottom }
 .pictures tbody th { text-align: left; padding-right: .6rem; width: 8.5rem; min-width: 7rem; color: #55555c }
 .pictures tbody th { white-space: normal }
 .pictures img { display: block; width: 100%; min-width: 72px; max-width: 160px }
-"""
-
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{abstract}</p></header>
-<main>
-{body}
-</main>
-</body>
-</html>
 """
