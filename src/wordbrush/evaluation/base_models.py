@@ -19,7 +19,8 @@ from wordbrush import images
 from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
-from wordbrush.evaluation.metrics import Mean, psnr
+from wordbrush.evaluation.metrics import Mean, l1, psnr
+from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 from wordbrush.storybook.catalogue import INDOORS
 from wordbrush.storybook.recogniser import Facts, Recogniser
 from wordbrush.storybook.render import Renderer
@@ -29,6 +30,7 @@ from wordbrush.storybook.wording import caption
 RECALL_GROUP = 64
 PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "hubble_deep_field", "rocket")
 """Of scikit-image: for judging only, never trained on."""
+DISTANCES = ("l1", "psnr", "efficientnet_lite0_distance")
 _BATCH = 32
 
 
@@ -51,6 +53,20 @@ class HeldOut:
     def captions(self) -> list[str]:
         """One each."""
         return [caption(scene) for scene in self.scenes]
+
+
+@torch.inference_mode()
+def distances(
+    features: EfficientNetLite0, pictures: Sequence[Image.Image], targets: Sequence[Image.Image]
+) -> list[dict[str, float]]:
+    """Of each picture from its target: the measures `DISTANCES`."""
+    rows: list[dict[str, float]] = []
+    for start in range(0, len(pictures), _BATCH):
+        got, wanted = (pixels_of(several[start : start + _BATCH]) for several in (pictures, targets))
+        far = efficientnet_lite0_distance(features, got, wanted).tolist()
+        for values in zip(l1(got, wanted), psnr(got, wanted), far, strict=True):
+            rows.append(dict(zip(DISTANCES, values, strict=True)))
+    return rows
 
 
 def pixels_of(pictures: Sequence[Image.Image]) -> Tensor:

@@ -17,6 +17,7 @@ _SYSTEMS = {
     "target": "exact target (the recogniser's own errors)",
 }
 _GROUPS = {"all": "all", "held_out": "held-out pairs", "seen": "seen pairs"}
+_DISTANCES = ("L1", "PSNR, dB", "EfficientNet-Lite0 distance")
 _APART = ("move", "swap", "count")
 
 
@@ -35,6 +36,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         _edit_table(_GROUPS, {name: found["edits"]["edited"][name] for name in _GROUPS}),
         "The editor, by operation (* apart from the means):",
         _operation_table(found["edits"]["edited"]),
+        *_photographs(found.get("photographs")),
         "The recogniser on held-out renders:",
         _mean_table("attribute", found["recogniser"], percent=True),
         *_base_models(found),
@@ -44,7 +46,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 
 def _edit_table(labels: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> str:
-    head = ("", "edits", "made", "kept", "L1", "PSNR, dB", "EfficientNet-Lite0 distance")
+    head = ("", "edits", "made", "kept", *_DISTANCES)
     return _table(head, [_edit_row(label, rows[name]) for name, label in labels.items()])
 
 
@@ -56,9 +58,24 @@ def _operation_table(groups: Mapping[str, Any]) -> str:
 def _edit_row(label: str, means: Mapping[str, Any]) -> list[str]:
     count = str(means["made"]["n"]) if means["made"] else "0"
     shares = [_percent(means[name]) for name in ("made", "kept")]
+    return [label, count, *shares, *_distances(means)]
+
+
+def _distances(means: Mapping[str, Any]) -> list[str]:
     digits = {"l1": 3, "psnr": 1, "efficientnet_lite0_distance": 3}
-    numbers = [_number(means[name], places) for name, places in digits.items()]
-    return [label, count, *shares, *numbers]
+    return [_number(means[name], places) for name, places in digits.items()]
+
+
+def _photographs(systems: Mapping[str, Any] | None) -> list[str]:
+    if not systems:
+        return []
+    rows = [
+        [f"{operation}: {_SYSTEMS[system]}", *_distances(systems[system][operation])]
+        for operation in systems["edited"]
+        for system in systems
+    ]
+    head = ("", *_DISTANCES)
+    return ["Photographs of scikit-image, none of them seen in training:", _table(head, rows)]
 
 
 def _base_models(found: Mapping[str, Any]) -> list[str]:

@@ -22,20 +22,22 @@ import wordbrush
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.runtime import resolve_device, resolve_dtype
 from wordbrush.evaluation.base_models import (
+    DISTANCES,
     HeldOut,
     autoencoder_quality,
     clip_recall,
-    pixels_of,
+    distances,
     plain_scenes,
     round_trip,
     text_to_image_quality,
 )
-from wordbrush.evaluation.metrics import Mean, l1, psnr
+from wordbrush.evaluation.metrics import Mean
+from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
 from wordbrush.evaluation.report import draw_grid, to_json, to_markdown
 from wordbrush.models import resolve
 from wordbrush.outputs import make_folder
-from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
-from wordbrush.storybook.edits import TASKS, SceneEdit, draw_edit
+from wordbrush.perception.features import EfficientNetLite0
+from wordbrush.storybook.edits import TASKS, EditSample, SceneEdit, draw_edit
 from wordbrush.storybook.recogniser import Facts, Recogniser, agrees, facts
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import held_out, scene_rng
@@ -46,7 +48,7 @@ from wordbrush.types import Editor, EditRequest
 OPERATIONS = tuple(TASKS)
 APART = frozenset({"move", "swap", "count"})
 """Operations that the summary leaves out; each has its own row."""
-MEASURES = ("made", "kept", "l1", "psnr", "efficientnet_lite0_distance")
+MEASURES = ("made", "kept", *DISTANCES)
 _BATCH = 16
 _NUM_RENDERS = 256
 _SPREAD = 1_000_000
@@ -127,7 +129,7 @@ def draw_cases(render: Renderer, operation: str, count: int) -> list[Case]:
     raise AssertionError("itertools.count does not end")
 
 
-def run_editor(editor: Editor, cases: Sequence[Case], show: Show) -> list[Image.Image]:
+def run_editor(editor: Editor, cases: Sequence[Case | EditSample], show: Show) -> list[Image.Image]:
     """Every case through the public API; case k with seed k."""
     found: list[Image.Image] = []
     for start in range(0, len(cases), _BATCH):
@@ -147,13 +149,8 @@ def score_pictures(
 ) -> list[dict[str, float]]:
     """Every measure of every picture."""
     rows = [case.score(read) for case, read in zip(cases, recogniser.read(pictures), strict=True)]
-    for start in range(0, len(cases), _BATCH):
-        part = slice(start, start + _BATCH)
-        got, wanted = pixels_of(pictures[part]), pixels_of([case.target for case in cases[part]])
-        far = efficientnet_lite0_distance(features, got, wanted).tolist()
-        for row, *values in zip(rows[part], l1(got, wanted), psnr(got, wanted), far, strict=True):
-            row |= dict(zip(MEASURES[2:], values, strict=True))
-    return rows
+    far = distances(features, pictures, [case.target for case in cases])
+    return [row | measures for row, measures in zip(rows, far, strict=True)]
 
 
 def summarise(rows: Iterable[dict[str, float]]) -> dict[str, Any]:
@@ -226,6 +223,7 @@ def evaluate(options: Options, show: Show = lambda text, done, total: None) -> d
         "edits_per_operation": options.num,
         "edits": _evaluate_edits(editor, base, recogniser, cases, options.output, show),
         "recogniser": recogniser_accuracy(recogniser, held, cases),
+        "photographs": _evaluate_photographs(options, editor, base, show),
         **_evaluate_base(options, base, recogniser, held, show),
         "training": _training(options.model),
     }
@@ -265,6 +263,22 @@ def _evaluate_edits(
     ]
     draw_grid(groups).save(output / "edits.png")
     return {name: summarise_cases(cases, rows) for name, rows in scores.items()}
+
+
+def _evaluate_photographs(
+    options: Options, editor: Editor, base: LatentDiffusion, show: Show
+) -> dict[str, Any] | None:
+    samples = draw_photograph_edits(base.native_size, options.num)
+    if not samples:
+        return None
+    features, edited = EfficientNetLite0(), run_editor(editor, samples, show)
+    groups = [
+        (sample.edit.instruction, (sample.before, got, sample.after))
+        for sample, got in zip(samples, edited, strict=True)
+    ]
+    draw_grid(groups).save(options.output / "photographs.png")
+    systems = {"edited": edited, "unedited": [sample.before for sample in samples]}
+    return {name: score_photographs(samples, shown, features) for name, shown in systems.items()}
 
 
 def _evaluate_base(
