@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 evaluate_app = typer.Typer()
 
+_Storybook = Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")]
+_Recogniser = Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")]
+_Model = Annotated[str, typer.Option(help="An embedded name, a path or a hub id.")]
+_Report = Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")]
 _Steps = Annotated[int | None, typer.Option(min=1, help="See `wordbrush methods`.")]
 _Scale = Annotated[float | None, typer.Option(help="See `wordbrush methods`.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -33,12 +37,12 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tab
 
 @evaluate_app.command("storybook")
 def evaluate_storybook(
-    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
+    model: _Storybook = "storybook",
     num: Annotated[int, typer.Option(min=2, help="Held-out edits of each operation.")] = 24,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and grids.")] = Path(
         "out/evaluate-storybook"
     ),
-    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
+    recogniser: _Recogniser = None,
     text_scale: _Scale = None,
     image_scale: _Scale = None,
     steps: _Steps = None,
@@ -73,9 +77,7 @@ def evaluate_curves(
     split: Annotated[str | None, typer.Option(help="Of the data set. (default: all)")] = None,
     num: Annotated[int, typer.Option(min=2, help="How many edits, each made under every setting.")] = 200,
     scales: Annotated[str, typer.Option(help="Working sizes, as multiples of the native one.")] = "1",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
-        "out/curves"
-    ),
+    output: _Report = Path("out/curves"),
     pictures: Annotated[int, typer.Option(min=0, help="How many edits the report shows.")] = 6,
     clip: _ClipName = "storybook",
     clip_input: _ClipInput = "stretched",
@@ -129,11 +131,9 @@ def evaluate_guidance_grid(
     target_caption: Annotated[str, typer.Option(help="Of the edited picture, likewise.")] = "",
     text_scales: Annotated[str, typer.Option(help="With commas between.")] = "3,5,7.5,10",
     image_scales: Annotated[str, typer.Option(help="With commas between.")] = "1,1.25,1.5,2",
-    model: Annotated[str, typer.Option(help="An embedded name, a path or a hub id.")] = "storybook",
+    model: _Model = "storybook",
     method: Annotated[str, typer.Option(help="One with both scales.")] = "instruct-pix2pix",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
-        "out/guidance-grid"
-    ),
+    output: _Report = Path("out/guidance-grid"),
     clip: _ClipName = "storybook",
     clip_input: _ClipInput = "stretched",
     dino: _Dino = None,
@@ -166,7 +166,7 @@ def evaluate_guidance_grid(
 @evaluate_app.command("benchmark")
 def evaluate_benchmark(
     name: Annotated[str, typer.Argument(help="magicbrush, emu-edit or tedbench.")],
-    model: Annotated[str, typer.Option(help="An embedded name, a path or a hub id.")] = "storybook",
+    model: _Model = "storybook",
     method: Annotated[str, typer.Option(help="See `wordbrush methods`.")] = "instruct-pix2pix",
     data: Annotated[str | None, typer.Option(help="Its folder, or a hub id. (default: its own)")] = None,
     split: Annotated[str | None, typer.Option(help="(default: the benchmark's)")] = None,
@@ -205,14 +205,12 @@ def evaluate_benchmark(
 
 @evaluate_app.command("limits")
 def evaluate_limits(
-    model: Annotated[str, typer.Option(help="The embedded model, or a folder of that layout.")] = "storybook",
+    model: _Storybook = "storybook",
     method: Annotated[str, typer.Option(help="One that follows instructions.")] = "instruct-pix2pix",
     num: Annotated[int, typer.Option(min=2, help="Edits of each operation.")] = 50,
     repeats: Annotated[int, typer.Option(min=1, help="Of each profession, gender and skin tone.")] = 2,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
-        "out/limits"
-    ),
-    recogniser: Annotated[Path | None, typer.Option(help="The judge. (default: the embedded one)")] = None,
+    output: _Report = Path("out/limits"),
+    recogniser: _Recogniser = None,
     steps: _Steps = None,
     text_scale: _Scale = None,
     image_scale: _Scale = None,
