@@ -206,7 +206,7 @@ def test_accumulation_and_two_processes_make_the_gradient_of_one_large_batch(fol
         capture_output=True, text=True, env=_environment(),
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr[-3000:]
-    two = [torch.load(tmp_path / "two" / f"gradient-{rank}.pt") for rank in (0, 1)]
+    two = [torch.load(tmp_path / "two" / f"gradient-{rank}.pt", weights_only=True) for rank in (0, 1)]
     one = first_gradient(settings(folder, tmp_path / "one", resize_to=36, batch_size=4))
     parts = first_gradient(settings(folder, tmp_path / "parts", resize_to=36, batch_size=2, accumulation=2))
     assert len(one) > 50 and max(float(gradient.abs().max()) for gradient in one) > 1e-2
