@@ -9,7 +9,6 @@ import diffusers
 import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
@@ -21,6 +20,7 @@ from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.errors import UsageError
 from wordbrush.models import quiet
 from wordbrush.training.denoising import NOISE_SCHEDULE
+from wordbrush.training.loop import TrainingError
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -47,24 +47,27 @@ def load_base(init_from: str, *, config: str | None, device: torch.device) -> La
     return LatentDiffusion.load(init_from, device=device, dtype=torch.float32, unet=unet, config=config)
 
 
-def join_parts(unet: Path, autoencoder: Path, clip: Path, *, device: torch.device) -> LatentDiffusion:
-    """As `load_base`, of the parts of a storybook model before `wordbrush train assemble` joins them.
+def load_parts(autoencoder: Path, clip: Path, *, device: torch.device) -> LatentDiffusion:
+    """As `load_base`, without a U-Net, before `wordbrush train assemble` joins a storybook model's parts.
 
     Args:
-        unet: A folder of `UNet2DConditionModel`.
         autoencoder: A folder of `AutoencoderKL`.
         clip: A folder that holds text_encoder/ and tokenizer/.
         device: Where the networks go.
+
+    Raises:
+        TrainingError: A folder is not there.
     """
+    for folder in (autoencoder, clip):
+        if not folder.is_dir():
+            raise TrainingError(f"no folder {folder}: train it first")
     with quiet():  # about the picture tower, which stays unused
-        text: Any = CLIPTextModel.from_pretrained(clip / "text_encoder")
-    networks: list[Any] = [
-        UNet2DConditionModel.from_pretrained(unet), AutoencoderKL.from_pretrained(autoencoder), text
-    ]  # fmt: skip
+        text = CLIPTextModel.from_pretrained(clip / "text_encoder")
+    networks: list[Any] = [AutoencoderKL.from_pretrained(autoencoder), text]
     for network in networks:
         network.to(device).eval().requires_grad_(False)
     return LatentDiffusion(
-        unet=networks[0], vae=networks[1], text_encoders=(text,),
+        unet=None, vae=networks[0], text_encoders=(text,),
         tokenizers=(CLIPTokenizer.from_pretrained(clip / "tokenizer"),),
         scheduler=DDPMScheduler(**NOISE_SCHEDULE), device=device,
     )  # fmt: skip

@@ -13,7 +13,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import CLIPTokenizer
 
 from wordbrush.storybook.dataset import RenderedEdits, redraw, row_of
 from wordbrush.storybook.render import centre
@@ -73,32 +72,31 @@ def _encode_shard(model: AutoencoderKL, shard: Path, path: Path) -> None:
 
 
 class CaptionedLatents(Dataset[dict[str, Any]]):
-    """Index -> latents of a picture and the tokens of its caption."""
+    """Index -> latents of a picture and its caption."""
 
-    def __init__(self, edits: EncodedEdits, tokenizer: CLIPTokenizer) -> None:
-        self.edits, self.tokenizer = edits, tokenizer
+    def __init__(self, edits: EncodedEdits) -> None:
+        self.edits = edits
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((3, index))
         number, side = int(rng.integers(len(self.edits))), int(rng.integers(2))
         row = self.edits.rows[number]
         text = row["source_caption" if side == 0 else "target_caption"]
-        return {"latents": self.edits.pair(number)[side], "tokens": tokenise(self.tokenizer, text)}
+        return {"latents": self.edits.pair(number)[side], "caption": text}
 
 
 class CaptionedWindows(Dataset[dict[str, Any]]):
-    """Index -> latents of a window around one thing of a scene, and the tokens of a caption of it alone.
+    """Index -> latents of a window around one thing of a scene, and a caption of it alone.
 
     A window costs a part of what the picture does, and is all about the thing.
 
     Args:
         edits: Of scenes, split `train`, from number 0 on.
-        tokenizer: Of the captions.
         side: Of a window, latents.
     """
 
-    def __init__(self, edits: EncodedEdits, tokenizer: CLIPTokenizer, side: int) -> None:
-        self.edits, self.tokenizer, self.side = edits, tokenizer, side
+    def __init__(self, edits: EncodedEdits, side: int) -> None:
+        self.edits, self.side = edits, side
         self._edit = lru_cache(None)(partial(redraw, edits.rows))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -114,15 +112,9 @@ class CaptionedWindows(Dataset[dict[str, Any]]):
             _start(place, self.side, size) for place, size in zip(where, latents.shape[:0:-1], strict=True)
         )
         window = latents[:, top : top + self.side, left : left + self.side]
-        return {"latents": window, "tokens": tokenise(self.tokenizer, caption(scene))}
+        return {"latents": window, "caption": caption(scene)}
 
 
 def _start(place: float, side: int, size: int) -> int:
     """Where a window starts whose middle lies at a fraction of the size, as far as it can."""
     return min(max(round(place * size - side / 2), 0), size - side)
-
-
-def tokenise(tokenizer: CLIPTokenizer, text: str) -> Tensor:
-    """(L,) ids, padded to the tokenizer's window."""
-    encoded = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")
-    return cast("Tensor", encoded.input_ids)[0]

@@ -28,7 +28,7 @@ from wordbrush.diffusion.loss import conditioning_dropout, min_snr_weights
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.errors import UsageError
 from wordbrush.training import preflight, publishing
-from wordbrush.training.base import join_parts, load_base, make_trainable, save_lora, save_pipeline
+from wordbrush.training.base import load_base, load_parts, make_trainable, save_lora, save_pipeline
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
@@ -285,7 +285,8 @@ class InstructPix2PixRecipe:
 def _load(config: Config) -> LatentDiffusion:
     device: Any = processes().device
     if config.autoencoder is not None and config.clip is not None:
-        model = join_parts(Path(config.init_from), config.autoencoder, config.clip, device=device)
+        unet = UNet2DConditionModel.from_pretrained(config.init_from).to(device).requires_grad_(False)
+        model = dataclasses.replace(load_parts(config.autoencoder, config.clip, device=device), unet=unet)
     elif config.autoencoder is not None or config.clip is not None:
         raise UsageError("--autoencoder and --clip go together, where --init-from is a U-Net alone")
     else:

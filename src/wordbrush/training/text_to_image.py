@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,30 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wordbrush.training.data import CaptionedLatents, CaptionedWindows
-from wordbrush.training.denoising import DenoisingConfig, DenoisingRecipe, denoising_loss, fast_on_cpu
-from wordbrush.training.loop import Batch, move, train
+from wordbrush.diffusion.loss import min_snr_weights
+from wordbrush.diffusion.model import LatentDiffusion
+from wordbrush.training.base import load_parts
+from wordbrush.training.data import CaptionedLatents, CaptionedWindows, encode_edits
+from wordbrush.training.denoising import fast_on_cpu, prediction_errors
+from wordbrush.training.encoding import Encoder
+from wordbrush.training.loop import Batch, LoopConfig, move, processes, train
+from wordbrush.training.optimizers import OptimizerName
 
 
-class Config(DenoisingConfig):
+class Config(LoopConfig):
     """Defaults of the storybook text-to-image model."""
 
+    data: list[Path] = Field(description="folders of rendered edits")
+    autoencoder: Path = Field(description="folder of the autoencoder")
+    clip: Path = Field(description="folder that holds text_encoder/ and tokenizer/")
+    steps: int = 6000
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    optimizer: OptimizerName = "muon"
+    ema_decay: float | None = 0.999
+    min_snr: float = Field(
+        5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+    )
     widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
     init_from: Path | None = Field(None, description="folder of the U-Net that a new run starts from")
     window: int | None = Field(
@@ -27,32 +44,46 @@ class Config(DenoisingConfig):
     text_dropout: float = Field(0.1, ge=0, le=1, description="share of samples that lose their caption")
 
 
-class TextToImageRecipe(DenoisingRecipe):
+class TextToImageRecipe:
     """Trains a U-Net from scratch on (latents, caption)."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.text_dropout, self.window, self.min_snr = config.text_dropout, config.window, config.min_snr
-        channels, text_width = self.edits.pair(0).shape[1], self.text.model.config.hidden_size
-        if config.init_from is None:
-            unet = build_unet(config.widths, channels, text_width)
-        else:
-            unet = UNet2DConditionModel.from_pretrained(config.init_from)
+        self.config = config
+        parts = load_parts(config.autoencoder, config.clip, device=processes().device)
+        unet = _make_unet(config, parts)
+        self.base = dataclasses.replace(parts, unet=unet)
+        self.encoder = Encoder(self.base, sample=False, bfloat16=config.mixed_precision == "bf16")
+        self.null = self.encoder.null_text().tokens
+        self.edits = encode_edits(config.autoencoder, *config.data)
+        self.timesteps = min_snr_weights(self.base.scheduler, gamma=config.min_snr)
         self.model: nn.Module = fast_on_cpu(unet)
 
     def samples(self) -> Dataset[dict[str, Any]]:
         """Endless draws of pictures, or windows of them, with captions."""
-        if self.window is not None:
-            return CaptionedWindows(self.edits, self.text.tokenizer, self.window // self.edits.grid)
-        return CaptionedLatents(self.edits, self.text.tokenizer)
+        if self.config.window is not None:
+            return CaptionedWindows(self.edits, self.config.window // self.edits.grid)
+        return CaptionedLatents(self.edits)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The denoising loss, some of the captions dropped."""
-        tensors = move(batch, model)
-        tokens = tensors["tokens"]
-        dropped = torch.rand(len(tokens), device=tokens.device) < self.text_dropout
-        text = self.text(tokens, dropped)
-        return {"loss": denoising_loss(model, self.noise, tensors["latents"], text, min_snr=self.min_snr)}
+        """The error of the prediction at random timesteps, some of the captions dropped."""
+        latents = self.base.scale_latents(move(batch, model)["latents"])
+        count = len(latents)
+        dropped = torch.rand(count, device=latents.device) < self.config.text_dropout
+        text = self.encoder.text(batch["caption"]).tokens.where(~dropped[:, None, None], self.null)
+        t = torch.multinomial(self.timesteps, count, replacement=True).to(latents.device)
+        epsilon = torch.randn_like(latents)
+        errors = prediction_errors(model, self.base.scheduler, latents, text, t=t, epsilon=epsilon)
+        return {"loss": errors.mean()}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """As `UNet2DConditionModel.save_pretrained`."""
+        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+
+
+def _make_unet(config: Config, parts: LatentDiffusion) -> UNet2DConditionModel:
+    if config.init_from is not None:
+        return UNet2DConditionModel.from_pretrained(config.init_from)
+    return build_unet(config.widths, parts.latent_channels, parts.text_encoders[0].config.hidden_size)
 
 
 def build_unet(widths: list[int], latent_channels: int, text_width: int) -> UNet2DConditionModel:
