@@ -14,14 +14,14 @@ PAIRS="${PAIRS:-12000}"
 "$WORDBRUSH" train clip --data "$WORK/edits" --output "$WORK/clip"
 
 # First on windows a quarter as large, where the things and the edits are: four times as many of them go by.
-PARTS=(--autoencoder "$WORK/autoencoder/model" --clip "$WORK/clip/model")
+PARTS=(--autoencoder "$WORK/autoencoder/model" --clip "$WORK/clip/model" --cache-folder "$WORK/latents")
 WINDOWS=(--window 64 --batch-size 128 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" "${WINDOWS[@]}" \
   --output "$WORK/text-to-image-windows"
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/text-to-image-windows/model" --output "$WORK/text-to-image"
 
-EDITS=(--data "$WORK/edits" --data "$WORK/photographs" --cache-folder "$WORK/editor-cache")
+EDITS=(--data "$WORK/edits" --data "$WORK/photographs")
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" "${WINDOWS[@]}" \
   --init-from "$WORK/text-to-image/model" --output "$WORK/editor-windows"
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" --steps "${STEPS:-2500}" \

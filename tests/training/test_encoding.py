@@ -1,5 +1,6 @@
 """What the U-Net is given: InstructPix2Pix's condition and target, encoded now or once."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.edits import data
+from tests.training.edits import data, rows
 from wordbrush.data.blocks import open_blocks
+from wordbrush.data.shards import write_shards
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits, draw_window
-from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
+from wordbrush.training.encoding import Encoder
+from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.order import Order
 
 DRAWS = Draws(seed=0, channels=4, grid=2, timesteps=torch.ones(1000), size=32, resize_to=32, flip=0.5)
+
+
+PARTS = {"some": 4, "more": 6}
+"""Data sets, and how many rows they have."""
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +45,15 @@ def test_condition_and_target_are_the_papers(model: LatentDiffusion):
 
 
 def test_the_cache_holds_what_is_encoded_anew(model: LatentDiffusion, tmp_path: Path):
-    blocks = open_blocks([str(data(tmp_path / "data", (40, 36), (30, 50)))])
+    sources = [str(data(tmp_path / name, (40, 36), (30, 50), count=count)) for name, count in PARTS.items()]
+    blocks = open_blocks(sources)
     order = Order([block.count for block in blocks], seed=0)
     shapes = [(32, 32), (40, 24)] * 5
     encoder = Encoder(model, sample=True, bfloat16=False)
-    (tmp_path / "cache").mkdir()
-    encode_rows(tmp_path / "cache", blocks, encoder, shapes, flips=True)
-    cached = CachedEdits(LatentCache(tmp_path / "cache"), order, shapes, DRAWS)
+    data_sets = [open_blocks([source]) for source in sources]
+    cache = open_cache(data_sets, encoder, shapes, tmp_path / "cache", flips=True)
+    assert len(cache) == len(order) == 10
+    cached = CachedEdits(cache, order, shapes, DRAWS)
     streamed = StreamedEdits(blocks, order, shapes, DRAWS)
     flips = set[bool]()
     for sample in range(20):
@@ -60,6 +69,21 @@ def test_the_cache_holds_what_is_encoded_anew(model: LatentDiffusion, tmp_path: 
         )
         flips.add(DRAWS.crop(sample).flip)
     assert flips == {True, False}
+
+
+def test_a_cache_is_made_once_and_anew_for_other_content(model: LatentDiffusion, tmp_path: Path):
+    encoder, folder = Encoder(model, sample=False, bfloat16=False), tmp_path / "cache"
+
+    def opened(source: Path) -> set[tuple[Path, int]]:
+        open_cache([open_blocks([str(source)])], encoder, [(32, 32)] * 3, folder, flips=False)
+        return {(path, path.stat().st_mtime_ns) for path in folder.glob("*/*")}
+
+    source = data(tmp_path / "data", count=3)
+    once = opened(source)
+    assert opened(source) == once and len(once) == 2
+    shutil.rmtree(source)
+    write_shards(source, "train", rows(4)[1:])  # as many rows, and others
+    assert len(opened(source)) == 4
 
 
 def test_draws_belong_to_the_sample_alone():

@@ -22,7 +22,10 @@ from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.sprites import SpriteLibrary
 from wordbrush.training import autoencoder, clip, instruct_pix2pix, text_to_image
 from wordbrush.training.assemble import assemble
-from wordbrush.training.data import CaptionedWindows, encode_edits
+
+
+def parts(work: Path) -> dict[str, Any]:
+    return {"autoencoder": work / "autoencoder" / "model", "clip": work / "clip" / "model"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def work(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pa
         autoencoder.main(autoencoder.Config(output=folder / "autoencoder", widths=[8, 8, 16, 16], **common))
         small = {"text_width": 32, "text_layers": 1, "vision_width": 32, "vision_layers": 1}
         clip.main(clip.Config(output=folder / "clip", **small, **common))
-        common |= {"autoencoder": folder / "autoencoder" / "model", "clip": folder / "clip" / "model"}
+        common |= parts(folder) | {"cache_folder": folder / "latents"}
         text_to_image.main(text_to_image.Config(output=folder / "text-to-image", widths=[32, 64], **common))
         common |= {"data": [str(folder / "edits")], "init_from": str(folder / "text-to-image" / "model")}
         instruct_pix2pix.main(instruct_pix2pix.Config(output=folder / "editor", **common))
@@ -85,8 +88,8 @@ def test_weights_are_stored_in_half_precision(checkpoint: Path):
 def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
     base = UNet2DConditionModel.from_pretrained(work / "text-to-image" / "model").eval()
     config = instruct_pix2pix.Config(
-        output=work / "unused", data=[str(work / "edits")], autoencoder=work / "autoencoder" / "model",
-        clip=work / "clip" / "model", init_from=str(work / "text-to-image" / "model"),
+        output=work / "unused", data=[str(work / "edits")], **parts(work),
+        init_from=str(work / "text-to-image" / "model"),
     )  # fmt: skip
     recipe = instruct_pix2pix.InstructPix2PixRecipe(config)
     latents, image, text = torch.randn(2, 16, 16, 16), torch.randn(2, 16, 16, 16), torch.randn(2, 5, 32)
@@ -97,9 +100,8 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
 
 
 def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
-    parts: dict[str, Any] = {"autoencoder": work / "autoencoder" / "model", "clip": work / "clip" / "model"}
     config = text_to_image.Config(
-        output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, **parts
+        output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, **parts(work)
     )
     recipe = text_to_image.TextToImageRecipe(config)
     batch = default_collate([recipe.samples()[index] for index in range(6)])
@@ -114,9 +116,9 @@ def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     t = torch.multinomial(snr.clamp(max=5) / (snr + 1), 6, replacement=True)
     noise = torch.randn(batch["latents"].shape)
-    tokenizer = CLIPTokenizer.from_pretrained(parts["clip"] / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "clip" / "model" / "tokenizer")
     with quiet():
-        encoder: Any = CLIPTextModel.from_pretrained(parts["clip"] / "text_encoder").eval()
+        encoder: Any = CLIPTextModel.from_pretrained(work / "clip" / "model" / "text_encoder").eval()
     texts = ["" if drop else text for text, drop in zip(batch["caption"], dropped, strict=True)]
     tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
@@ -144,11 +146,17 @@ def test_the_tokenizer_reads_any_text(work: Path):
 
 
 def test_windows_show_the_thing_that_their_caption_names(work: Path):
-    edits = encode_edits(work / "autoencoder" / "model", work / "edits")
-    assert edits.grid == 8
-    windows = CaptionedWindows(edits, 4)
+    recipe = text_to_image.TextToImageRecipe(
+        text_to_image.Config(output=work / "text-to-image", data=[work / "edits"], window=32, **parts(work))
+    )
+    assert recipe.base.latent_grid == 8
+    windows: Any = recipe.samples()
     samples = [windows[index] for index in range(12)]
     assert all(sample["latents"].shape[1:] == (4, 4) for sample in samples)
     assert torch.equal(windows[3]["latents"], samples[3]["latents"])
     assert windows[3]["caption"] == samples[3]["caption"]
     assert not any(" and " in sample["caption"] for sample in samples)  # one thing each
+
+
+def test_text_to_image_and_editor_share_their_latents(work: Path):
+    assert len(list((work / "latents").iterdir())) == 1

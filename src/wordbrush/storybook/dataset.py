@@ -46,7 +46,8 @@ class RenderedEdits:
 
     def pair(self, index: int) -> Pixels:
         """(2, S, S, 3) uint8."""
-        return row_of(self.pixels, index)
+        number, row = divmod(index, len(self.pixels[0]))  # all shards are as long as the first one
+        return self.pixels[number][row]
 
     @classmethod
     def open(cls, *folders: Path) -> RenderedEdits:
@@ -73,12 +74,6 @@ def redraw(rows: Sequence[dict[str, str]], number: int) -> SceneEdit:
     if edit.instruction != rows[number]["instruction"]:
         raise WordbrushError(f"rendered edit {number} is not the one that its number gives: render anew")
     return edit
-
-
-def row_of(shards: Sequence[np.ndarray[Any, Any]], index: int) -> np.ndarray[Any, Any]:
-    """Row `index` of shards that are all as long as the first one."""
-    number, row = divmod(index, len(shards[0]))
-    return shards[number][row]
 
 
 Kind = Literal["scenes", "photographs"]

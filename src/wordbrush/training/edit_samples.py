@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import Block, Edit
 from wordbrush.training.crops import Crop, draw_crop
-from wordbrush.training.encoding import LatentCache
+from wordbrush.training.latent_cache import LatentCache
 from wordbrush.training.order import WINDOW, Order, Shape
 
 _KEPT = 2 * WINDOW  # blocks: a batch may lie in two windows
@@ -123,12 +123,11 @@ class CachedEdits(Dataset[dict[str, Any]]):
         row = self.order.row(sample)
         shape = self.shapes[row]
         flip = self.draws.crop(sample).flip
-        found: dict[str, Any] = {"row": row}
-        found |= self.cache.read(row, self.draws.latent_size(shape), flip=flip)
+        moments = self.cache.moments(row, self.draws.latent_size(shape), flip=flip)
         if self.window is not None:
-            rng, side = self.draws.window(sample), self.window // self.draws.grid
-            found["moments"] = draw_window(found["moments"], side, rng)
+            moments = draw_window(moments, self.window // self.draws.grid, self.draws.window(sample))
             shape = self.window, self.window
+        found = {"row": row, "moments": moments} | self.cache.text(row)
         return found | self.draws.noise(sample, shape)
 
 

@@ -7,9 +7,7 @@ The trained model is OUTPUT/model: a diffusers folder like the one that it was m
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,8 +16,6 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pydantic import Field, model_validator
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,7 +27,8 @@ from wordbrush.training import preflight, publishing
 from wordbrush.training.base import load_base, load_parts, make_trainable, save_lora, save_pipeline
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
-from wordbrush.training.encoding import Encoder, LatentCache, encode_rows
+from wordbrush.training.encoding import Encoder
+from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.loop import Averaged, Batch, LoopConfig, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
@@ -75,7 +72,7 @@ class Config(LoopConfig):
         None, description="encode all once, into OUTPUT/cache (default: unless crops are random)"
     )
     cache_folder: Path | None = Field(
-        None, description="of that cache, which other runs with the same data may share"
+        None, description="of that cache, which other runs on the data may share"
     )
     target: Literal["mode", "sample"] = Field("mode", description="of the autoencoder's posterior")
     dropout: float = Field(
@@ -113,7 +110,8 @@ class InstructPix2PixRecipe:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.blocks = open_blocks(config.data, config.split)
+        self.data_sets = [open_blocks([source], config.split) for source in config.data]
+        self.blocks = [block for blocks in self.data_sets for block in blocks]
         self.base = _load(config)
         make_trainable(self.base, lora_rank=config.lora_rank, seed=config.seed)
         unet: UNet2DConditionModel = self.base.unet
@@ -154,7 +152,8 @@ class InstructPix2PixRecipe:
             if self.config.window is not None:
                 raise UsageError("--window cuts cached pairs: leave --resize-to and --no-cache out")
             return StreamedEdits(self.blocks, order, shapes, self.draws)
-        cache = LatentCache(made_once(self._cache_path(len(order)), partial(self._encode, shapes)))
+        folder, flips = self.config.cache_folder or self.config.output / "cache", self.config.flip > 0
+        cache = open_cache(self.data_sets, self.encoder, shapes, folder, flips=flips)
         for network in (*self.base.text_encoders, self.base.vae):
             network.to("cpu")  # no more needed
         return CachedEdits(cache, order, shapes, self.draws, self.config.window)
@@ -268,18 +267,6 @@ class InstructPix2PixRecipe:
         known = {(int(height), int(width)) for height, width in sizes.tolist()}
         found = {size: nearest_bucket(size[0], size[1], shapes) for size in known}
         return np.array([found[tuple(size)] for size in sizes.tolist()])
-
-    def _cache_path(self, count: int) -> Path:
-        """A name of its own for all that decides what is in it."""
-        config = self.config
-        what = count, config.data, config.split, self.size, config.buckets, config.flip > 0
-        name = hashlib.blake2b(f"{what} {self.encoder.fingerprint()}".encode(), digest_size=8).hexdigest()
-        return (config.cache_folder or config.output / "cache") / name
-
-    def _encode(self, shapes: list[Shape], folder: Path) -> None:
-        folder.mkdir()
-        blocks = track(self.blocks, "Encoding the edits", console=Console(stderr=True))
-        encode_rows(folder, blocks, self.encoder, shapes, flips=self.config.flip > 0)
 
 
 def _load(config: Config) -> LatentDiffusion:

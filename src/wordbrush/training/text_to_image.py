@@ -12,12 +12,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from wordbrush.data.blocks import open_blocks
 from wordbrush.diffusion.loss import min_snr_weights
 from wordbrush.diffusion.model import LatentDiffusion
+from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.training.base import load_parts
-from wordbrush.training.data import CaptionedLatents, CaptionedWindows, encode_edits
+from wordbrush.training.captioned_samples import CaptionedLatents, CaptionedWindows
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.encoding import Encoder
+from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.loop import Batch, LoopConfig, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
 
@@ -28,6 +31,10 @@ class Config(LoopConfig):
     data: list[Path] = Field(description="folders of rendered edits")
     autoencoder: Path = Field(description="folder of the autoencoder")
     clip: Path = Field(description="folder that holds text_encoder/ and tokenizer/")
+    cache_folder: Path | None = Field(
+        None,
+        description="of the latents, which other runs on the data may share (default: OUTPUT/cache)",
+    )
     steps: int = 6000
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -49,20 +56,26 @@ class TextToImageRecipe:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.data_sets = [open_blocks([str(folder)]) for folder in config.data]
+        self.edits = RenderedEdits.open(*config.data)
         parts = load_parts(config.autoencoder, config.clip, device=processes().device)
         unet = _make_unet(config, parts)
         self.base = dataclasses.replace(parts, unet=unet)
         self.encoder = Encoder(self.base, sample=False, bfloat16=config.mixed_precision == "bf16")
         self.null = self.encoder.null_text().tokens
-        self.edits = encode_edits(config.autoencoder, *config.data)
         self.timesteps = min_snr_weights(self.base.scheduler, gamma=config.min_snr)
         self.model: nn.Module = fast_on_cpu(unet)
 
     def samples(self) -> Dataset[dict[str, Any]]:
         """Endless draws of pictures, or windows of them, with captions."""
-        if self.config.window is not None:
-            return CaptionedWindows(self.edits, self.config.window // self.edits.grid)
-        return CaptionedLatents(self.edits)
+        config, rows, grid = self.config, self.edits.rows, self.base.latent_grid
+        shape = self.edits.pixels[0].shape[2], self.edits.pixels[0].shape[3]
+        folder = config.cache_folder or config.output / "cache"
+        cache = open_cache(self.data_sets, self.encoder, [shape] * len(rows), folder, flips=False)
+        size = shape[0] // grid, shape[1] // grid
+        if config.window is None:
+            return CaptionedLatents(cache, rows, size)
+        return CaptionedWindows(cache, rows, size, config.window // grid)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The error of the prediction at random timesteps, some of the captions dropped."""
