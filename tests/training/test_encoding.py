@@ -80,10 +80,36 @@ def test_a_cache_is_made_once_and_anew_for_other_content(model: LatentDiffusion,
 
     source = data(tmp_path / "data", count=3)
     once = opened(source)
-    assert opened(source) == once and len(once) == 2
+    assert opened(source) == once and len(once) == 3
     shutil.rmtree(source)
     write_shards(source, "train", rows(4)[1:])  # as many rows, and others
-    assert len(opened(source)) == 4
+    assert len(opened(source)) == 6
+
+
+def test_encoding_that_was_killed_goes_on(
+    model: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encoder, shapes = Encoder(model, sample=False, bfloat16=False), [(32, 32)] * 10
+    blocks = open_blocks([str(data(tmp_path / "data"))])
+    assert len(blocks) > 2
+    whole = open_cache([blocks], encoder, shapes, tmp_path / "whole", flips=False)
+    encoded = list[int]()
+    moments = Encoder.moments
+
+    def counted(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels))
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return moments(self, pixels)
+
+    monkeypatch.setattr(Encoder, "moments", counted)
+    with pytest.raises(KeyboardInterrupt):
+        open_cache([blocks], encoder, shapes, tmp_path / "pieces", flips=False)
+    pieces = open_cache([blocks], encoder, shapes, tmp_path / "pieces", flips=False)
+    assert sum(encoded) == 10 + blocks[1].count  # none but the one that was killed is encoded twice
+    for row in range(10):
+        assert torch.equal(whole.moments(row, (16, 16)), pieces.moments(row, (16, 16)))
+        assert torch.equal(whole.text(row)["tokens"], pieces.text(row)["tokens"])
 
 
 def test_draws_belong_to_the_sample_alone():

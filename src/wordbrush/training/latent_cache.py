@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from wordbrush.data.blocks import Block, Edit
+from wordbrush.provenance import atomic_file
 from wordbrush.training.crops import Crop
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.order import Shape
@@ -123,28 +124,34 @@ def encode_rows(
     """Writes what a `LatentCache` has of a data set, cropped at the centre of each picture.
 
     Args:
-        folder: Of this data set; made here.
+        folder: Of this data set; one that a killed run left half done is gone on with.
         blocks: Of the data set.
         encoder: Makes the latents.
         shapes: Of each row's crop, pixels.
         flips: Whether to encode mirrored pictures too.
     """
-    folder.mkdir()
     area = max(height * width for height, width in shapes) // encoder.model.latent_grid**2
     write, start = _Writer(folder, len(shapes)), 0
     for block in track(blocks, "Encoding the edits", console=Console(stderr=True)):
-        edits = block.read()
-        for places in _of_one_shape(shapes[start : start + block.count]):
-            chosen, rows = [edits[i] for i in places], [start + i for i in places]
-            moments = torch.stack(
-                [_moments(encoder, chosen, shapes[rows[0]], flip=bool(f)) for f in range(1 + flips)], dim=1
-            )
-            write("latents", rows, F.pad(moments, (0, area - moments.shape[-1])))
-            text = encoder.text([edit.instruction for edit in chosen])
-            write("tokens", rows, text.tokens)
-            if text.pooled is not None:
-                write("pooled", rows, text.pooled)
-        start += block.count
+        end = start + block.count
+        if end > write.done:
+            edits, own = block.read(), shapes[start:end]
+            for places in _of_one_shape(own):
+                chosen, shape = [edits[place] for place in places], own[places[0]]
+                encoded = _encode(encoder, chosen, shape, flips=flips, area=area)
+                write([start + place for place in places], encoded)
+            write.finish(end)
+        start = end
+
+
+def _encode(
+    encoder: Encoder, edits: Sequence[Edit], shape: Shape, *, flips: bool, area: int
+) -> dict[str, Tensor]:
+    """What the arrays hold of edits whose crops have one shape."""
+    moments = torch.stack([_moments(encoder, edits, shape, flip=bool(f)) for f in range(1 + flips)], dim=1)
+    text = encoder.text([edit.instruction for edit in edits])
+    found = {"latents": F.pad(moments, (0, area - moments.shape[-1])), "tokens": text.tokens}
+    return found if text.pooled is None else found | {"pooled": text.pooled}
 
 
 def _moments(encoder: Encoder, edits: Sequence[Edit], shape: Shape, *, flip: bool) -> Tensor:
@@ -163,15 +170,29 @@ def _of_one_shape(shapes: Sequence[Shape]) -> Iterator[list[int]]:
 
 
 class _Writer:
-    """Rows of float16 arrays whose further axes are those of the first rows that come."""
+    """Rows of float16 arrays, whose further axes are those of the first rows that come.
+
+    Attributes:
+        done: Of the rows, how many are on the disk.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
+        folder.mkdir(exist_ok=True)
+        self.folder, self.count, self.marker = folder, count, folder / "done"
+        self.done = int(self.marker.read_bytes()) if self.marker.exists() else 0
+        self.mode: Any = "r+" if self.done else "w+"
         self.arrays: dict[str, Any] = {}
 
-    def __call__(self, name: str, rows: list[int], values: Tensor) -> None:
-        if name not in self.arrays:
-            self.arrays[name] = open_memmap(
-                self.folder / f"{name}.npy", "w+", np.float16, (self.count, *values.shape[1:])
-            )
-        self.arrays[name][rows] = values.cpu().numpy()
+    def __call__(self, rows: list[int], values: dict[str, Tensor]) -> None:
+        for name, part in values.items():
+            if name not in self.arrays:
+                path, shape = self.folder / f"{name}.npy", (self.count, *part.shape[1:])
+                self.arrays[name] = open_memmap(path, self.mode, np.float16, shape)
+            self.arrays[name][rows] = part.cpu().numpy()
+
+    def finish(self, done: int) -> None:
+        """Keep the rows so far."""
+        for array in self.arrays.values():
+            array.flush()
+        with atomic_file(self.marker, overwrite=True) as file:
+            file.write(str(done).encode())

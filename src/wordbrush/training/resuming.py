@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -57,7 +56,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 
     Args:
         path: Appears only once it is whole.
-        make: Writes it under a name that does not exist yet.
+        make: Writes it under another name, where a killed run may have left a part of it.
     """
     if not processes().is_main_process:
         while not path.exists():
@@ -65,8 +64,6 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     elif not path.exists():
         partial = path.with_name(f".{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.is_dir():
-            shutil.rmtree(partial)
         make(partial)
         partial.replace(path)
     return path
