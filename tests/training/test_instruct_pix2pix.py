@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from typer.testing import CliRunner
 import wordbrush
 from tests import tiny
 from tests.training.edits import SMALL, data, picture
+from tests.training.processes import run_two
 from wordbrush.cli import app
 from wordbrush.errors import UsageError
 from wordbrush.models import quiet
@@ -197,15 +196,9 @@ torch.save(found, output / f"gradient-{processes().process_index}.pt")
 
 
 def test_accumulation_and_two_processes_make_the_gradient_of_one_large_batch(folder: Path, tmp_path: Path):
-    """Two processes over gloo, started as by `accelerate launch`."""
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "run.py").write_text(_PROCESS)
     (tmp_path / "two").mkdir()
-    launched = subprocess.run(
-        [sys.executable, "-m", *command, tmp_path / "run.py", folder, tmp_path / "two"],
-        capture_output=True, text=True, env=_environment(),
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    run_two(tmp_path / "run.py", str(folder), str(tmp_path / "two"))
     two = [torch.load(tmp_path / "two" / f"gradient-{rank}.pt", weights_only=True) for rank in (0, 1)]
     one = first_gradient(settings(folder, tmp_path / "one", resize_to=36, batch_size=4))
     parts = first_gradient(settings(folder, tmp_path / "parts", resize_to=36, batch_size=2, accumulation=2))
@@ -213,14 +206,6 @@ def test_accumulation_and_two_processes_make_the_gradient_of_one_large_batch(fol
     for other in (*two, parts):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
     assert not (tmp_path / "two" / "state" / "step-2").exists()
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "ACCELERATE_USE_CPU": "true"}
 
 
 def test_numbers_that_went_wrong_stop_it_with_step_and_rows_named(folder: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tests.training.processes import run_two
 from wordbrush.training.loop import Batch, LoopConfig, TrainingError, train
 
 
@@ -159,3 +160,20 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path):
         assert process.wait() == -signal.SIGKILL
     assert start(tmp_path / "killed").wait() == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+_CLOCKS = """
+import sys
+from pathlib import Path
+from tests.training.test_loop import Denoise, settings
+from wordbrush.training.loop import processes, train
+late = processes().process_index == 0
+reached = train(Denoise(), settings(Path(sys.argv[1]), max_minutes=0 if late else 10, steps=40))
+assert reached == 1, reached
+"""
+
+
+def test_processes_stop_after_the_same_step_whatever_their_clocks_say(tmp_path: Path):
+    (tmp_path / "run.py").write_text(_CLOCKS)
+    run_two(tmp_path / "run.py", str(tmp_path / "two"))
+    assert (tmp_path / "two" / "state" / "step-1").is_dir()

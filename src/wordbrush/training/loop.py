@@ -144,8 +144,12 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         if on_step is not None:
             on_step(step, averaged)
         now = time.monotonic()
-        timed_out = config.max_minutes is not None and now - started > 60 * config.max_minutes
-        if timed_out or step == config.steps or now - saved > 60 * config.checkpoint_minutes:
+        timed_out, due = _any(
+            accelerator,
+            config.max_minutes is not None and now - started > 60 * config.max_minutes,
+            now - saved > 60 * config.checkpoint_minutes,
+        )
+        if timed_out or due or step == config.steps:
             # The state comes last: killed between the two, the run repeats some steps and exports again.
             _export(recipe, averaged, config.output, accelerator)
             _save(accelerator, state, step)
@@ -153,6 +157,14 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
         if timed_out:
             break
     return step
+
+
+def _any(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Which flags are set in some process: no two clocks agree, and all save and stop after the same step."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts: Any = accelerator.reduce(torch.tensor(flags, device=accelerator.device).float())
+    return counts.bool().tolist()
 
 
 def processes() -> PartialState:
