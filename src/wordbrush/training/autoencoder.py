@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.storybook.dataset import RenderedEdits
-from wordbrush.training.loop import Batch, LoopConfig, move, train
+from wordbrush.training.loop import Batch, EmaDecay, LearningRate, LoopConfig, Steps, move, train
 from wordbrush.training.optimizers import OptimizerName
 
 CROPS_PER_EDIT = 2
@@ -31,11 +31,11 @@ class Config(LoopConfig):
     """Settings, with the storybook autoencoder's defaults."""
 
     data: list[Path] = Field(description="folders of rendered edits")
-    steps: int = 4500
-    batch_size: int = Field(6, description="edits per step; each gives one crop of either picture")
-    learning_rate: float = 2e-3
+    steps: Steps = 4500
+    batch_size: int = Field(6, ge=1, description="edits per step; each gives one crop of either picture")
+    learning_rate: LearningRate = 2e-3
     optimizer: OptimizerName = "muon"
-    ema_decay: float | None = 0.998
+    ema_decay: EmaDecay = 0.998
     crop: int = Field(64, description="side of a crop, pixels")
     widths: list[int] = Field([16, 32, 64, 96], description="channels, from pixels to latents")
     latent_channels: int = 16

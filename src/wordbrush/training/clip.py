@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from wordbrush.storybook.dataset import RenderedEdits
-from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
+from wordbrush.training.loop import Batch, LearningRate, LoopConfig, Steps, TrainingError, move, train
 
 CONTEXT = 48  # tokens, start and end included
 _PROJECTION = 192
@@ -34,11 +34,11 @@ class Config(LoopConfig):
     """Defaults of the storybook CLIP."""
 
     data: list[Path] = Field(description="folders of rendered edits")
-    steps: int = 1500
+    steps: Steps = 1500
     batch_size: int = Field(
-        64, description="edits per step; each gives two pictures, two captions, one instruction"
+        64, ge=1, description="edits per step; each gives two pictures, two captions, one instruction"
     )
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     image_size: int = Field(64, description="side of the pictures, pixels")
     text_width: int = 192
     text_layers: int = 4

@@ -29,7 +29,18 @@ from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
-from wordbrush.training.loop import Averaged, Batch, LoopConfig, move, processes, train
+from wordbrush.training.loop import (
+    Averaged,
+    Batch,
+    BatchSize,
+    EmaDecay,
+    LearningRate,
+    LoopConfig,
+    Steps,
+    move,
+    processes,
+    train,
+)
 from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
 from wordbrush.training.presets import PRESETS
@@ -54,11 +65,11 @@ class Config(LoopConfig):
     clip: Path | None = Field(None, description="folder with text_encoder/ and tokenizer/, likewise")
     base_config: str | None = Field(None, description="for a single file: a folder with its configuration")
     split: str = Field("train", description="of the data, where it has named splits")
-    steps: int = 6000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    steps: Steps = 6000
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 1e-3
     optimizer: OptimizerName = "muon"
-    ema_decay: float | None = Field(0.999, description="of the exported moving average; 0: no average")
+    ema_decay: EmaDecay = 0.999
     size: int | None = Field(None, ge=8, description="pixels of a crop's side (default: the model's own)")
     resize_to: int | None = Field(
         None, description="greatest short side before the random crop (default: SIZE, no random crop)"

@@ -24,7 +24,7 @@ from wordbrush.language_model import load_language_model
 from wordbrush.models import quiet
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
-from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
+from wordbrush.training.loop import Batch, BatchSize, LoopConfig, Steps, TrainingError, move, train
 from wordbrush.triplets import Triplet, completion, normalise, prompt, read_triplets
 
 _END = "<|endoftext|>"
@@ -41,8 +41,8 @@ class Config(LoopConfig):
     model: str | None = Field(
         None, description="a folder or hub id to fine-tune by LoRA; none: a small model from scratch"
     )
-    steps: int = 6000
-    batch_size: int = 64
+    steps: Steps = 6000
+    batch_size: BatchSize = 64
     learning_rate: float = Field(2e-3, gt=0, description="2e-4 suits LoRA")
     max_tokens: int = Field(256, ge=16, description="of a triplet; what is longer is cut")
     lora_rank: int = Field(16, ge=1)

@@ -32,7 +32,7 @@ from wordbrush.storybook.recogniser import (
 )
 from wordbrush.storybook.scenes import SLOTS, Scene
 from wordbrush.storybook.styles import apply_style, apply_tone
-from wordbrush.training.loop import Batch, LoopConfig, TrainingError, move, train
+from wordbrush.training.loop import Batch, LearningRate, LoopConfig, Steps, TrainingError, move, train
 
 _IGNORED = -100
 _SLOTS_PER_PICTURE = 2
@@ -43,9 +43,9 @@ class Config(LoopConfig):
     """Defaults of the storybook recogniser."""
 
     data: Path = Field(description="folder of rendered edits of scenes, split `train`, from number 0 on")
-    steps: int = 1400
-    batch_size: int = Field(32, description="pictures per step; each gives two slots")
-    learning_rate: float = 2e-3
+    steps: Steps = 1400
+    batch_size: int = Field(32, ge=1, description="pictures per step; each gives two slots")
+    learning_rate: LearningRate = 2e-3
     weight_decay: float = Field(0.05, ge=0)
     item_widths: list[int] = [32, 64, 128, 176]
     picture_widths: list[int] = [24, 48, 80, 112]

@@ -21,7 +21,17 @@ from wordbrush.training.captioned_samples import CaptionedLatents, CaptionedWind
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
-from wordbrush.training.loop import Batch, LoopConfig, move, processes, train
+from wordbrush.training.loop import (
+    Batch,
+    BatchSize,
+    EmaDecay,
+    LearningRate,
+    LoopConfig,
+    Steps,
+    move,
+    processes,
+    train,
+)
 from wordbrush.training.optimizers import OptimizerName
 
 
@@ -35,11 +45,11 @@ class Config(LoopConfig):
         None,
         description="of the latents, which other runs on the data may share (default: OUTPUT/cache)",
     )
-    steps: int = 6000
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    steps: Steps = 6000
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 2e-3
     optimizer: OptimizerName = "muon"
-    ema_decay: float | None = 0.999
+    ema_decay: EmaDecay = 0.999
     min_snr: float = Field(
         5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
     )
