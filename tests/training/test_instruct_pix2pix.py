@@ -346,9 +346,7 @@ def test_its_settings_are_flags(tmp_path: Path):
     flags = ("--data", "--init-from", "--no-resume", "--preset", "--lora-rank", "--push-to-hub", "--min-snr")
     assert result.exit_code == 0 and all(flag in result.output for flag in flags)
     given = ["train", "instruct-pix2pix", "--output", str(tmp_path), "--data", "x", "--init-from", "y"]
-    assert (
-        "optimiser steps of the whole run" in result.output
-    )  # though the default is its own
+    assert "optimiser steps of the whole run" in result.output  # though the default is its own
     for flag, value in {"--steps": "0", "--batch-size": "0", "--ema-decay": "1.5", "--seed": "-1"}.items():
         refused = CliRunner().invoke(app, [*given, flag, value])
         assert refused.exit_code and flag in str(refused.exception)

@@ -1,5 +1,6 @@
 """The storybook's recipes, two steps each on a few rendered edits, and what they make, put together."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,22 @@ def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
         predicted = recipe.model(noisy, t, encoder(tokens).last_hidden_state).sample
     target = schedule.get_velocity(batch["latents"], noise, t)  # pyright: ignore[reportArgumentType]
     assert loss.item() == pytest.approx((predicted - target).square().mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "clip", "text-to-image", "recogniser"])
+def test_new_weights_are_those_of_the_seed(work: Path, name: str):
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        data = work / "edits" if name == "recogniser" else [work / "edits"]
+        given: dict[str, Any] = {"output": work / "unused", "data": data, "seed": seed}
+        if name == "text-to-image":
+            given |= parts(work) | {"widths": [32, 64]}
+        recipe = importlib.import_module(f"wordbrush.training.{name.replace('-', '_')}")
+        kind = getattr(recipe, f"{name.title().replace('-', '')}Recipe")
+        return kind(recipe.Config(**given)).model.state_dict()
+
+    one, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_equal_captions_are_no_negatives():

@@ -63,6 +63,7 @@ class AutoencoderRecipe:
     """Trains encoder and decoder together."""
 
     def __init__(self, config: Config) -> None:
+        torch.manual_seed(config.seed)  # of the new weights
         self.config = config
         self.edits = RenderedEdits.open(*config.data)
         model: Any = build_autoencoder(config)

@@ -69,6 +69,7 @@ class ClipRecipe:
     """Trains both towers from scratch."""
 
     def __init__(self, config: Config) -> None:
+        torch.manual_seed(config.seed)  # of the new weights
         self.config = config
         self.edits = RenderedEdits.open(*config.data)
         if not len(self.edits):

@@ -134,6 +134,7 @@ class RecogniserRecipe:
     """Trains both towers together."""
 
     def __init__(self, config: Config) -> None:
+        torch.manual_seed(config.seed)  # of the new weights
         self.edits = RenderedEdits.open(config.data)
         if not len(self.edits):
             raise TrainingError(f"{config.data} holds no rendered edits: render the storybook first")

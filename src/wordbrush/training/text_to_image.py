@@ -65,6 +65,7 @@ class TextToImageRecipe:
     """Trains a U-Net from scratch on (latents, caption)."""
 
     def __init__(self, config: Config) -> None:
+        torch.manual_seed(config.seed)  # of the new weights
         self.config = config
         self.data_sets = [open_blocks([str(folder)]) for folder in config.data]
         self.edits = RenderedEdits.open(*config.data)
