@@ -113,6 +113,9 @@ def save_clip(folder: Path) -> None:
               "image_size": 32, "patch_size": 16, "projection_dim": 32}  # fmt: skip
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32))
     clip.save_pretrained(folder / "text_encoder")
+    (folder / "model_index.json").write_text("{}")
+    config = {"resample": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "text_encoder" / "preprocessor_config.json").write_text(json.dumps(config))
     tiny.tokenizer().save_pretrained(folder / "tokenizer")
 
 

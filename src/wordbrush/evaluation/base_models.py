@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
 from wordbrush.evaluation.metrics import Mean, l1, psnr
+from wordbrush.perception.clip import Clip
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 from wordbrush.storybook.catalogue import INDOORS
 from wordbrush.storybook.recogniser import Facts, Recogniser
@@ -109,39 +109,24 @@ def load_photographs(size: int) -> list[Image.Image]:
     return [ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS) for picture in found]
 
 
-@torch.inference_mode()
 def clip_recall(folder: Path, held_out: HeldOut) -> dict[str, Any] | None:
     """Recall@1 of a picture's caption among `RECALL_GROUP`, equal captions counting as equally right.
 
     None where the checkpoint's text encoder is not a whole CLIP.
     """
-    from transformers import CLIPModel, CLIPTokenizer
-
     config = folder / "text_encoder" / "config.json"
     if json.loads(config.read_text()).get("architectures") != ["CLIPModel"]:
         return None
-    clip: Any = CLIPModel.from_pretrained(config.parent, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    clip = Clip.load(folder, device=torch.device("cpu"))
     hits: list[float] = []
     for start in range(0, len(held_out.pictures) - RECALL_GROUP + 1, RECALL_GROUP):
         part = slice(start, start + RECALL_GROUP)
         captions = held_out.captions[part]
-        best = _similarities(clip, tokenizer, held_out.pictures[part], captions).argmax(-1).tolist()
+        similarities = clip.embed_images(held_out.pictures[part]) @ clip.embed_texts(captions).T
+        best = similarities.argmax(-1).tolist()
         hits += [float(captions[found] == captions[i]) for i, found in enumerate(best)]
     mean = Mean.of(hits)
     return mean and mean.as_json()
-
-
-def _similarities(
-    clip: Any, tokenizer: Any, pictures: Sequence[Image.Image], captions: Sequence[str]
-) -> Tensor:
-    """(pictures, captions); pictures are prepared as the storybook CLIP was trained."""
-    side: int = clip.config.vision_config.image_size
-    pixels = F.interpolate(pixels_of(pictures), size=side, mode="area") * 2  # (x / 255 - 0.5) / 0.25
-    pictured = clip.visual_projection(clip.vision_model(pixels).pooler_output)
-    tokens = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
-    written = clip.text_projection(clip.text_model(tokens).pooler_output)
-    return F.normalize(pictured, dim=-1) @ F.normalize(written, dim=-1).T
 
 
 @torch.inference_mode()
