@@ -31,6 +31,7 @@ from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import ClipJudge, Judge, PixelJudge, Sample, judge_all
 from wordbrush.evaluation.sweeps import SWEEPS, Line, Sweep, make_lines, parse_sweep
 from wordbrush.storybook.sprites import SpriteLibrary
+from wordbrush.types import Editor
 
 SWEPT = (Sweep("instruct-pix2pix", "image_scale", (1.0, 2.0)), Sweep("sdedit", "strength", (0.5, 1.0)))
 
@@ -101,16 +102,41 @@ def test_every_setting_of_every_example_is_measured(whole: Path, plan: Plan):
 def test_a_row_is_what_the_public_call_gives(
     method: str, setting: str, value: float, whole: Path, plan: Plan, judges: list[Judge], tiny_editor: Path
 ):
-    settings: dict[str, Any] = {"steps": 2, "size": 64, "detail": False, setting: value}
-    editor = wordbrush.load(tiny_editor, method, device="cpu", dtype="float32", **settings)
-    example = plan.examples[4]
-    before, texts = example.open(64), (example.instruction, example.source_caption, example.target_caption)
-    edited = editor.edit(EditRequest(before, *texts, seed=3 + 4)).images[0]
-    assert before.size == edited.size == (80, 64)
-    wanted = judge_all(judges, [Sample(edited, before, *texts[1:])])[0]
+    editor = wordbrush.load(tiny_editor, method, device="cpu", dtype="float32", steps=2, **{setting: value})
+    wanted = public_scores(editor, plan, judges, 4, 64)
     found = read(whole)[(method, 2, value, 4)]
     # In another batch a pixel may round to its neighbour.
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=2e-3)
+
+
+def public_scores(
+    editor: Editor, plan: Plan, judges: list[Judge], number: int, size: int
+) -> dict[str, float]:
+    example = plan.examples[number]
+    before, texts = example.open(size), (example.instruction, example.source_caption, example.target_caption)
+    exact = editor.with_settings(size=size, detail=False)
+    edited = exact.edit(EditRequest(before, *texts, seed=plan.seed + number)).images[0]
+    assert before.size == edited.size == (size * 5 // 4, size)
+    return judge_all(judges, [Sample(edited, before, *texts[1:])])[0]
+
+
+def test_prompt_to_prompt_is_swept_over_both_its_step_windows(
+    plan: Plan, judges: list[Judge], tiny_editor: Path, tmp_path: Path
+):
+    lines = make_lines([str(tiny_editor)], [parse_sweep("prompt-to-prompt:cross_steps+self_steps=0,1")])
+    settings = {"steps": 3, "keep_inversion": False, "null_text_steps": 1}
+    small = replace(plan, lines=lines, examples=plan.examples[:2], scales=(1,), settings=settings)
+    run(small, judges, tmp_path)
+    rows = read(tmp_path)
+    editor = wordbrush.load(tiny_editor, "prompt-to-prompt", device="cpu", dtype="float32", **settings)
+    for value in (0.0, 1.0):
+        wanted = public_scores(
+            editor.with_settings(cross_steps=value, self_steps=value), small, judges, 1, 32
+        )
+        found = rows[("prompt-to-prompt", 1, value, 1)]
+        assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=2e-3)
+    assert rows[("prompt-to-prompt", 1, 0.0, 1)]["l1"] != rows[("prompt-to-prompt", 1, 1.0, 1)]["l1"]
+    assert "by its cross steps and self steps" in (tmp_path / "report.html").read_text()
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(
@@ -276,9 +302,12 @@ def test_sweeps_are_the_papers_or_those_given():
     assert parse_sweep("instruct-pix2pix").values == (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
     assert parse_sweep("sdedit") is SWEEPS["sdedit"]
     assert parse_sweep("sdedit:text_scale=1,7.5") == Sweep("sdedit", "text_scale", (1.0, 7.5))
+    assert parse_sweep("prompt-to-prompt").at(0.4) == {"cross_steps": 0.4, "self_steps": 0.4}
     for text, reason in {
         "no-such-editor": "unknown method 'no-such-editor'",
         "sdedit:window=1": "no setting 'window'",
+        "sdedit:strength+window=1": "no setting 'window'",
+        "diffedit": "no sweep of its own",
         "sdedit:strength=": "must be numbers",
         "sdedit:strength=a,b": "must be numbers",
     }.items():

@@ -65,7 +65,7 @@ def evaluate_curves(
     ] = "instruct-pix2pix,sdedit",
     sweep: Annotated[
         list[str] | None,
-        typer.Option(help="METHOD:SETTING=V1,V2,... in the place of a method's own; may be repeated."),
+        typer.Option(help="METHOD:SETTING[+SETTING]=V1,V2,... in the place of its own; may repeat."),
     ] = None,
     model: Annotated[
         list[str] | None,

@@ -1,7 +1,8 @@
 """The paper's curves: how far an edit goes, against how much of the picture it keeps (2211.09800, figure 8).
 
 Each curve is one editor under one setting's values: InstructPix2Pix under its image scale, SDEdit under its
-strength. All points are means over the same examples with the same seeds, so curves are compared in pairs.
+strength, Prompt-to-Prompt under its step windows. All points are means over the same examples with the same
+seeds, so curves are compared in pairs.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def measure(
         assert isinstance(editor, LatentEditor)
         for (scale, value), numbers in _settings(todo):
             size = scale * editor.model.native_size
-            chosen = editor.with_settings(size=size, **{line.sweep.setting: value})
+            chosen = editor.with_settings(size=size, **line.sweep.at(value))
             for start in range(0, len(numbers), plan.batch_size):
                 part = numbers[start : start + plan.batch_size]
                 show(f"{line.label}, {line.sweep.setting} {value:g}, {size} px", len(journal.rows), total)

@@ -24,7 +24,7 @@ from wordbrush.evaluation.curves import (
 from wordbrush.evaluation.judges import Judge
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
-from wordbrush.evaluation.sweeps import Line
+from wordbrush.evaluation.sweeps import Line, words
 from wordbrush.provenance import atomic_file
 
 _SIDE = 160
@@ -89,7 +89,7 @@ def _report(
     folder: Path,
 ) -> str:
     clip = next(judge["name"] for judge in about["judges"] if "inputs" in judge)
-    swept = ", ".join(sorted({f"{p.method} by its {p.setting.replace('_', ' ')}" for p in points}))
+    swept = ", ".join(sorted({f"{p.method} by its {words(p.setting)}" for p in points}))
     abstract = (
         f"{len(plan.examples):,} edits, each made by every editor under every setting with the same seed. "
         f"Swept: {swept}. CLIP: {clip}."
@@ -119,7 +119,7 @@ def _tables(points: Sequence[Point]) -> list[str]:
     found: list[str] = []
     for key in dict.fromkeys((point.curve, point.size) for point in points):
         own = [point for point in points if (point.curve, point.size) == key]
-        head = [own[0].setting.replace("_", " "), *(LABELS[name] for name in names)]
+        head = [words(own[0].setting), *(LABELS[name] for name in names)]
         rows = [[f"{p.value:g}", *(_cell(p, name) for name in names)] for p in own]
         found.append(table(head, rows, f"{key[0]}, {key[1]} px: means over {own[0].means[KEPT].n:,} edits."))
     return found
@@ -149,8 +149,8 @@ def _grid(plan: Plan, folder: Path, number: int, line: Line, scale: int, size: i
         after = [_open(picture_path(folder, number, scale, value, k)) for value in line.sweep.values]
         rows.append((example.instruction, [example.open(size), *after]))
     columns = ["before", *(f"{value:g}" for value in line.sweep.values)]
-    setting = line.sweep.setting.replace("_", " ")
-    return picture_grid(columns, rows, _SIDE, f"{line.label} at {size} px, by its {setting}.")
+    caption = f"{line.label} at {size} px, by its {words(line.sweep.setting)}."
+    return picture_grid(columns, rows, _SIDE, caption)
 
 
 def _open(path: Path) -> Image.Image:

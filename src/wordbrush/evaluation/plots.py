@@ -12,6 +12,7 @@ import numpy as np
 from wordbrush.errors import WordbrushError
 from wordbrush.evaluation.comparison import Comparison
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Point
+from wordbrush.evaluation.sweeps import words
 
 try:
     import matplotlib
@@ -118,7 +119,7 @@ def against_settings(points: Sequence[Point], measures: Sequence[str]) -> str:
             for row, measure in enumerate(measures):
                 for curve, line in _by_curve(own).items():
                     _draw_measure(grid[row][column], numbers[curve], line, measure)
-            grid[-1][column].set_xlabel(setting.replace("_", " "))
+            grid[-1][column].set_xlabel(words(setting))
             grid[0][column].set_title(method)
         for row, measure in enumerate(measures):
             grid[row][0].set_ylabel(fill(LABELS.get(measure, measure), 18))

@@ -12,11 +12,21 @@ from wordbrush.errors import UsageError
 
 @dataclass(frozen=True)
 class Sweep:
-    """A method, and the values of one of its settings that make a curve."""
+    """A method, and the values of one of its settings that make a curve.
+
+    Attributes:
+        method: One of `wordbrush methods`.
+        setting: Its name; "one+other" where several take the same value.
+        values: In order.
+    """
 
     method: str
     setting: str
     values: tuple[float, ...]
+
+    def at(self, value: float) -> dict[str, float]:
+        """The settings at one of the values."""
+        return dict.fromkeys(self.setting.split("+"), value)
 
 
 SWEEPS = {
@@ -24,13 +34,20 @@ SWEEPS = {
     for sweep in (
         Sweep("instruct-pix2pix", "image_scale", (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)),
         Sweep("sdedit", "strength", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+        # Both step windows: from plain sampling to all of the picture's attention.
+        Sweep("prompt-to-prompt", "cross_steps+self_steps", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
     )
 }
-"""The paper's."""
+"""The first two are the paper's."""
+
+
+def words(setting: str) -> str:
+    """How a report names what is swept."""
+    return setting.replace("_", " ").replace("+", " and ")
 
 
 def parse_sweep(text: str) -> Sweep:
-    """`sdedit`, which is in `SWEEPS`, or `sdedit:strength=0.2,0.4`.
+    """`sdedit`, which is in `SWEEPS`, or `sdedit:strength=0.2,0.4`, or with `one+other=` for two settings.
 
     Raises:
         UsageError: No such method or setting, or no values.
@@ -43,8 +60,8 @@ def parse_sweep(text: str) -> Sweep:
         return SWEEPS[name]
     setting, _, listed = rest.partition("=")
     known = [f.name for f in method.settings_fields()]
-    if setting not in known:
-        raise UsageError(f"{name} has no setting {setting!r}; one of {', '.join(known)}")
+    if unknown := [part for part in setting.split("+") if part not in known]:
+        raise UsageError(f"{name} has no setting {unknown[0]!r}; one of {', '.join(known)}")
     try:
         return Sweep(name, setting, tuple(float(value) for value in listed.split(",")))
     except ValueError:
