@@ -42,5 +42,5 @@ done
   --model "without the filter=$WORK/editor-unfiltered/model" \
   --data "$WORK/test" \
   --num "${NUM:-200}" \
-  --text-scale "${TEXT_SCALE:-7.5}" \
-  --output "$OUT"
+  --output "$OUT" \
+  ${TEXT_SCALE:+--text-scale "$TEXT_SCALE"}

@@ -15,6 +15,6 @@ OUT="${OUT:-out/figure8}"
   --num "${NUM:-200}" \
   --scales "${SCALES:-1,2}" \
   --steps "${STEPS:-20}" \
-  --text-scale "${TEXT_SCALE:-7.5}" \
   --output "$OUT" \
+  ${TEXT_SCALE:+--text-scale "$TEXT_SCALE"} \
   ${DATA:+--data "$DATA"}

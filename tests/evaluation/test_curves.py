@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -182,6 +183,16 @@ def test_a_folder_with_other_results_is_refused(plan: Plan, judges: list[Judge],
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(UsageError, match="no about.json"):
         measure(plan, judges, tmp_path)
+
+
+def test_a_checkpoints_own_settings_are_on_record(plan: Plan, tiny_editor: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_editor, tmp_path / "model")
+    (folder / "wordbrush.json").write_text('{"sdedit": {"text_scale": 4.0}}')
+    lines = make_lines([str(folder)], SWEPT)
+    settings = replace(plan, lines=lines).about([])["settings"]
+    assert settings["sdedit"]["text_scale"] == 4 and settings["instruct-pix2pix"]["text_scale"] == 7.5
+    given = replace(plan, lines=lines, settings={"text_scale": 2.0}).about([])["settings"]
+    assert given["sdedit"]["text_scale"] == 2
 
 
 class Page(HTMLParser):

@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data(folder / "wide", (40, 36), (64, 30))
     tiny.save("sd1", folder / "base", in_channels=4)
     tiny.save("sd2", folder / "base-v", in_channels=4)
+    (folder / "base-v" / "wordbrush.json").write_text('{"instruct-pix2pix": {"text_scale": 3.0}}')
     return folder
 
 
@@ -253,6 +254,7 @@ def test_the_model_opens_everywhere_and_starts_another_run(trained: Path, folder
     request = wordbrush.EditRequest(image=picture(0), instruction="make it so", seed=0)
     editor = wordbrush.load(str(trained / "model"), steps=2, device="cpu")
     assert editor.edit(request).images[0].size == (40, 36)
+    assert editor.settings.text_scale == 3  # as the checkpoint says that it was made from
     again = InstructPix2PixRecipe(settings(folder, tmp_path, init_from=str(trained / "model" / "unet")))
     weights = load_file(trained / WEIGHTS)
     assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())

@@ -28,6 +28,7 @@ from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.sweeps import Line
+from wordbrush.models import own_settings
 from wordbrush.provenance import atomic_file
 from wordbrush.types import EditRequest
 
@@ -70,7 +71,9 @@ class Plan:
         return {name: value for name, value in wanted.items() if name in known}
 
     def _all_settings(self, line: Line) -> dict[str, Any]:
-        return asdict(make_settings(METHODS[line.sweep.method].settings, self.settings_of(line)))
+        method = METHODS[line.sweep.method]
+        given = own_settings(line.model, method.name) | self.settings_of(line)
+        return asdict(make_settings(method.settings, given))
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""

@@ -37,14 +37,17 @@ def load_base(init_from: str, *, config: str | None, device: torch.device) -> La
     Raises:
         ModelError: It is missing, damaged, or not of the Stable Diffusion family.
     """
-    path, unet = Path(init_from).expanduser(), None
-    if (
-        path.is_dir()
-        and not (path / "model_index.json").exists()
-        and (path.parent / "model_index.json").exists()
-    ):
-        init_from, unet = str(path.parent), path.name
-    return LatentDiffusion.load(init_from, device=device, dtype=torch.float32, unet=unet, config=config)
+    checkpoint, unet = checkpoint_of(init_from)
+    return LatentDiffusion.load(checkpoint, device=device, dtype=torch.float32, unet=unet, config=config)
+
+
+def checkpoint_of(init_from: str) -> tuple[str, str | None]:
+    """The checkpoint that `load_base` loads, and the folder of its U-Net where that is not the main one."""
+    path = Path(init_from).expanduser()
+    inside = path.is_dir() and not (path / "model_index.json").exists()
+    if inside and (path.parent / "model_index.json").exists():
+        return str(path.parent), path.name
+    return init_from, None
 
 
 def load_parts(autoencoder: Path, clip: Path, *, device: torch.device) -> LatentDiffusion:

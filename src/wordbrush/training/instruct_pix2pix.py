@@ -7,6 +7,7 @@ The trained model is OUTPUT/model: a diffusers folder like the one that it was m
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,8 +24,16 @@ from wordbrush.data.blocks import open_blocks, picture_sizes
 from wordbrush.diffusion.loss import conditioning_dropout, min_snr_weights
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.errors import UsageError
+from wordbrush.models import own_settings
 from wordbrush.training import preflight, publishing
-from wordbrush.training.base import load_base, load_parts, make_trainable, save_lora, save_pipeline
+from wordbrush.training.base import (
+    checkpoint_of,
+    load_base,
+    load_parts,
+    make_trainable,
+    save_lora,
+    save_pipeline,
+)
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder
@@ -45,6 +54,8 @@ from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
 from wordbrush.training.presets import PRESETS
 from wordbrush.training.resuming import check_run, made_once
+
+METHOD = "instruct-pix2pix"
 
 
 class Config(LoopConfig):
@@ -124,6 +135,7 @@ class InstructPix2PixRecipe:
         self.data_sets = [open_blocks([source], config.split) for source in config.data]
         self.blocks = [block for blocks in self.data_sets for block in blocks]
         self.base = _load(config)
+        self.own_settings = own_settings(checkpoint_of(config.init_from)[0], METHOD)
         make_trainable(self.base, lora_rank=config.lora_rank, seed=config.seed)
         unet: UNet2DConditionModel = self.base.unet
         if config.gradient_checkpointing:
@@ -195,6 +207,8 @@ class InstructPix2PixRecipe:
             return model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         else:
             save_pipeline(self.base, model, folder)
+            if self.own_settings:
+                (folder / "wordbrush.json").write_text(json.dumps({METHOD: self.own_settings}) + "\n")
             use = (
                 "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
             )
@@ -324,7 +338,8 @@ def _validation(recipe: InstructPix2PixRecipe) -> Any:
 
     config = recipe.config
     blocks = open_blocks([str(config.validation)], "validation")
-    held_out = Validation(blocks, config.validation_edits, (recipe.size, recipe.size), config.output)
+    settings = recipe.own_settings | {"size": recipe.size}
+    held_out = Validation(blocks, config.validation_edits, settings, config.output)
 
     def look(step: int, averaged: Averaged) -> None:
         if step % config.validation_steps == 0 or step == config.steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from wordbrush.editors.instruct_pix2pix import InstructPix2Pix
 from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
 from wordbrush.errors import WordbrushError
 from wordbrush.training.crops import Crop
-from wordbrush.training.order import Shape
 from wordbrush.types import EditRequest
 
 try:
@@ -41,11 +40,15 @@ class Validation:
     Args:
         blocks: The held-out edits; the first are used.
         count: How many.
-        shape: Of the pictures, pixels.
+        settings: Of the editor, with the size of the pictures' sides in pixels.
         output: Of the run.
     """
 
-    def __init__(self, blocks: Sequence[Block], count: int, shape: Shape, output: Path) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], count: int, settings: Mapping[str, Any], output: Path
+    ) -> None:
+        self.settings = make_settings(InstructPix2PixSettings, {"detail": False} | dict(settings))
+        shape = settings["size"], settings["size"]
         self.edits = _first(blocks, count)
         pairs = [Crop()(*edit.pictures(), shape).permute(0, 2, 3, 1).numpy() for edit in self.edits]
         self.pairs = [(Image.fromarray(before), Image.fromarray(after)) for before, after in pairs]
@@ -70,14 +73,11 @@ class Validation:
         return row
 
     def _edit(self, model: LatentDiffusion) -> list[_Picture]:
-        settings = make_settings(
-            InstructPix2PixSettings, {"size": min(self.pairs[0][0].size), "detail": False}
-        )
         requests = [
             EditRequest(image=before, instruction=edit.instruction, seed=seed)
             for seed, ((before, _), edit) in enumerate(zip(self.pairs, self.edits, strict=True))
         ]
-        return [result.images[0] for result in InstructPix2Pix(model, settings).edit_batch(requests)]
+        return [result.images[0] for result in InstructPix2Pix(model, self.settings).edit_batch(requests)]
 
     def _distances(self, edited: Sequence[_Picture]) -> dict[str, float]:
         befores, targets = zip(*self.pairs, strict=True)
