@@ -4,6 +4,13 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+Show = Callable[[str, int, int], None]
+"""What is done, and how much of how much."""
+
+
+def silent(text: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
 
 @contextmanager
 def progress() -> Generator[Callable[..., None]]:

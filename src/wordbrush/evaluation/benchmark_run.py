@@ -15,13 +15,13 @@ from wordbrush.editors import find_method
 from wordbrush.errors import UsageError
 from wordbrush.evaluation.benchmark_data import BenchmarkEdit
 from wordbrush.evaluation.benchmarks import Benchmark
-from wordbrush.evaluation.curves import Show
 from wordbrush.evaluation.identity import DATA, fingerprint, identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.report import to_json
 from wordbrush.images import open_image
+from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor, EditRequest
 
@@ -62,7 +62,7 @@ def run(
     entry: Entry,
     judges: Sequence[Judge],
     folder: Path,
-    show: Show = lambda text, done, total: None,
+    show: Show = silent,
 ) -> dict[str, Any]:
     """Measure an editor; run again, it goes on where it was.
 
@@ -120,7 +120,7 @@ def make_pictures(
     folder: Path,
     load: Callable[[], Editor],
     seed: int,
-    show: Show = lambda text, done, total: None,
+    show: Show = silent,
 ) -> None:
     """Make what is missing, PNG files by their keys: first those from given pictures, then what follows them.
 
@@ -158,7 +158,7 @@ def score(
     edits: Sequence[BenchmarkEdit],
     folder: Path,
     judges: Sequence[Judge],
-    show: Show = lambda text, done, total: None,
+    show: Show = silent,
 ) -> dict[str, dict[str, float]]:
     """Key -> scores, of the edits that count in some group."""
     counted = [edit for edit in edits if edit.groups]

@@ -29,13 +29,12 @@ from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.sweeps import Line
 from wordbrush.models import own_settings
+from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 from wordbrush.types import EditRequest
 
 DIRECTION, KEPT = "clip_sim_dir", "clip_sim_image"
 """The measures of the two axes."""
-Show = Callable[[str, int, int], None]
-"""What is done, and how much of how much."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,7 @@ class Point:
     means: dict[str, Mean]
 
 
-def measure(
-    plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = lambda text, done, total: None
-) -> Journal:
+def measure(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) -> Journal:
     """Edit and judge whatever the folder does not hold yet.
 
     Raises:

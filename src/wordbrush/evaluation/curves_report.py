@@ -14,7 +14,6 @@ from wordbrush.evaluation.curves import (
     KEPT,
     Plan,
     Point,
-    Show,
     measure,
     picture_path,
     points_as_csv,
@@ -25,14 +24,13 @@ from wordbrush.evaluation.judges import Judge
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
 from wordbrush.evaluation.sweeps import Line, words
+from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 
 _SIDE = 160
 
 
-def run(
-    plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = lambda text, done, total: None
-) -> list[str]:
+def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) -> list[str]:
     """Measure what is missing, and write report.html, results.json, points.csv and the figures.
 
     Returns:

@@ -12,11 +12,12 @@ from typing import Any
 from PIL import Image
 
 from wordbrush.errors import UsageError
-from wordbrush.evaluation.curves import DIRECTION, KEPT, Show, save_jpeg
+from wordbrush.evaluation.curves import DIRECTION, KEPT, save_jpeg
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.page import page, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS
 from wordbrush.outputs import make_folder
+from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor, EditRequest
 
@@ -57,7 +58,7 @@ def make_grid(
     text_scales: Sequence[float],
     image_scales: Sequence[float],
     judges: Sequence[Judge],
-    show: Show = lambda text, done, total: None,
+    show: Show = silent,
 ) -> Grid:
     """Edit with one seed under every pair of scales.
 

@@ -18,7 +18,6 @@ import wordbrush
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.runtime import resolve_device
 from wordbrush.evaluation.base_models import round_trip
-from wordbrush.evaluation.curves import Show
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
@@ -32,10 +31,11 @@ from wordbrush.evaluation.people import (
     draw_profession_edits,
     reader_cases,
 )
-from wordbrush.evaluation.report import to_json
-from wordbrush.evaluation.storybook import APART, Case, draw_cases, run_editor
+from wordbrush.evaluation.report import APART, to_json
+from wordbrush.evaluation.storybook import Case, draw_cases, run_editor
 from wordbrush.outputs import make_folder
 from wordbrush.perception.features import EfficientNetLite0
+from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 from wordbrush.storybook.recogniser import Recogniser
 from wordbrush.storybook.render import Renderer
@@ -72,7 +72,7 @@ class Options:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def evaluate(options: Options, show: Show = lambda text, done, total: None) -> dict[str, Any]:
+def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
     """Measure the limits of a storybook editor, and write report.html and results.json.
 
     Raises:

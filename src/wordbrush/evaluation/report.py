@@ -18,7 +18,8 @@ _SYSTEMS = {
 }
 _GROUPS = {"all": "all", "held_out": "held-out pairs", "seen": "seen pairs"}
 _DISTANCES = ("L1", "PSNR, dB", "EfficientNet-Lite0 distance")
-_APART = ("move", "swap", "count")
+APART = frozenset({"move", "swap", "count"})
+"""Operations that the summary leaves out; each has its own row."""
 
 
 def to_json(found: Mapping[str, Any]) -> str:
@@ -52,7 +53,7 @@ def _edit_table(labels: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]
 
 def _operation_table(groups: Mapping[str, Any]) -> str:
     names = [name for name in groups if name not in _GROUPS]
-    return _edit_table({name: f"{name} *" if name in _APART else name for name in names}, groups)
+    return _edit_table({name: f"{name} *" if name in APART else name for name in names}, groups)
 
 
 def _edit_row(label: str, means: Mapping[str, Any]) -> list[str]:

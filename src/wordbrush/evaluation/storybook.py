@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +33,11 @@ from wordbrush.evaluation.base_models import (
 )
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
-from wordbrush.evaluation.report import draw_grid, to_json, to_markdown
+from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown
 from wordbrush.models import resolve
 from wordbrush.outputs import make_folder
 from wordbrush.perception.features import EfficientNetLite0
+from wordbrush.progress import Show, silent
 from wordbrush.storybook.edits import TASKS, EditSample, SceneEdit, draw_edit
 from wordbrush.storybook.recogniser import Facts, Recogniser, agrees, facts
 from wordbrush.storybook.render import Renderer
@@ -46,16 +47,11 @@ from wordbrush.storybook.wording import caption
 from wordbrush.types import Editor, EditRequest
 
 OPERATIONS = tuple(TASKS)
-APART = frozenset({"move", "swap", "count"})
-"""Operations that the summary leaves out; each has its own row."""
 MEASURES = ("made", "kept", *DISTANCES)
 _BATCH = 16
 _NUM_RENDERS = 256
 _SPREAD = 1_000_000
 """Seeds between the first edits of two operations."""
-
-Show = Callable[[str, int, int], None]
-"""What is done, and how much of how much."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,7 @@ class Options:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def evaluate(options: Options, show: Show = lambda text, done, total: None) -> dict[str, Any]:
+def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
     """Measures a storybook model and all that it is made of, and writes the report.
 
     Raises:
