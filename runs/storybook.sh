@@ -9,7 +9,12 @@ PAIRS="${PAIRS:-12000}"
 "$WORDBRUSH" data storybook "$WORK/edits" --count "$PAIRS"
 "$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 12)) --kind photographs
 
-"$WORDBRUSH" train autoencoder --data "$WORK/edits" --data "$WORK/photographs" --output "$WORK/autoencoder" \
+EDITS=(--data "$WORK/edits")
+if compgen -G "$WORK/photographs/*.npy" > /dev/null; then  # there are none where Debian's packages cannot be had
+  EDITS+=(--data "$WORK/photographs")
+fi
+
+"$WORDBRUSH" train autoencoder "${EDITS[@]}" --output "$WORK/autoencoder" \
   --steps "${AUTOENCODER_STEPS:-4500}"
 "$WORDBRUSH" train clip --data "$WORK/edits" --output "$WORK/clip"
 
@@ -21,7 +26,6 @@ WINDOWS=(--window 64 --batch-size 128 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/text-to-image-windows/model" --output "$WORK/text-to-image"
 
-EDITS=(--data "$WORK/edits" --data "$WORK/photographs")
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" "${WINDOWS[@]}" \
   --init-from "$WORK/text-to-image/model" --output "$WORK/editor-windows"
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" --steps "${STEPS:-2500}" \
