@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tests.training.processes import run_two
-from wordbrush.training.loop import Batch, LoopConfig, TrainingError, train
+from wordbrush.training.config import LoopConfig
+from wordbrush.training.loop import Batch, TrainingError, train
 
 
 class Noise(Dataset[dict[str, Any]]):

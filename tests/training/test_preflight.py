@@ -10,7 +10,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests import tiny
-from wordbrush.training.loop import LoopConfig
+from wordbrush.training.config import LoopConfig
 from wordbrush.training.preflight import estimate, free_memory
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.storybook.dataset import RenderedEdits
-from wordbrush.training.loop import Batch, EmaDecay, LearningRate, LoopConfig, Steps, move, train
+from wordbrush.training.config import EmaDecay, LearningRate, LoopConfig, Steps
+from wordbrush.training.loop import Batch, move, train
 from wordbrush.training.optimizers import OptimizerName
 
 CROPS_PER_EDIT = 2

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from wordbrush.storybook.dataset import RenderedEdits
-from wordbrush.training.loop import Batch, LearningRate, LoopConfig, Steps, TrainingError, move, train
+from wordbrush.training.config import LearningRate, LoopConfig, Steps
+from wordbrush.training.loop import Batch, TrainingError, move, train
 
 CONTEXT = 48  # tokens, start and end included
 _PROJECTION = 192

@@ -34,22 +34,12 @@ from wordbrush.training.base import (
     save_lora,
     save_pipeline,
 )
+from wordbrush.training.config import BatchSize, EmaDecay, LearningRate, LoopConfig, Steps
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
-from wordbrush.training.loop import (
-    Averaged,
-    Batch,
-    BatchSize,
-    EmaDecay,
-    LearningRate,
-    LoopConfig,
-    Steps,
-    move,
-    processes,
-    train,
-)
+from wordbrush.training.loop import Averaged, Batch, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
 from wordbrush.training.presets import PRESETS

@@ -24,7 +24,8 @@ from wordbrush.language_model import load_language_model
 from wordbrush.models import quiet
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
-from wordbrush.training.loop import Batch, BatchSize, LoopConfig, Steps, TrainingError, move, train
+from wordbrush.training.config import BatchSize, LoopConfig, Steps
+from wordbrush.training.loop import Batch, TrainingError, move, train
 from wordbrush.triplets import Triplet, completion, normalise, prompt, read_triplets
 
 _END = "<|endoftext|>"

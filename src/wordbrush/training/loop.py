@@ -16,19 +16,19 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils.environment import parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wordbrush.errors import WordbrushError
-from wordbrush.training.optimizers import OptimizerName, build_optimizer
+from wordbrush.training.config import LoopConfig
+from wordbrush.training.optimizers import build_optimizer
 
 Batch = Mapping[str, Any]
 Averaged = Callable[[], AbstractContextManager[nn.Module]]
@@ -39,43 +39,6 @@ OnStep = Callable[[int, Averaged], None]
 
 class TrainingError(WordbrushError):
     """Training cannot start, or was stopped because its numbers went wrong."""
-
-
-# What recipes give defaults of their own, and what stays: range and description.
-Steps = Annotated[int, Field(ge=1, description="optimiser steps of the whole run")]
-BatchSize = Annotated[int, Field(ge=1, description="samples per process that are computed at once")]
-LearningRate = Annotated[float, Field(gt=0, description="greatest step size of the optimiser")]
-EmaDecay = Annotated[
-    float | None, Field(ge=0, lt=1, description="decay of the exported moving average; 0: no average")
-]
-
-
-class LoopConfig(BaseModel):
-    """What every recipe has in common."""
-
-    model_config = ConfigDict(frozen=True)
-
-    output: Path = Field(description="folder of the trained model; state for resuming goes to OUTPUT/state")
-    steps: Steps
-    batch_size: BatchSize
-    accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")
-    learning_rate: LearningRate
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="of the learning rate after the warm-up: cosine (to 0) or constant"
-    )
-    optimizer: OptimizerName = "adamw"
-    warmup_steps: int = Field(50, ge=0, description="over which the learning rate rises")
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: any")
-    ema_decay: EmaDecay = None
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    workers: int = Field(0, ge=0, description="processes that prepare samples")
-    seed: int = Field(0, ge=0, description="of new weights and of all that chance decides")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="between two states to go on from")
-    max_minutes: float | None = Field(
-        None, description="stop (and keep the state) after so long; run again to go on"
-    )
-    log_steps: int = Field(20, ge=1, description="between two lines of the log")
 
 
 class Recipe(Protocol):

@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from wordbrush.training.loop import LoopConfig, TrainingError, trained_parameters
+from wordbrush.training.config import LoopConfig
+from wordbrush.training.loop import TrainingError, trained_parameters
 
 _OPTIMIZER = {"adamw": 2, "muon": 1}
 """Numbers that the optimiser keeps of each trained weight (Muon two of the few that are no matrices)."""

@@ -32,7 +32,8 @@ from wordbrush.storybook.recogniser import (
 )
 from wordbrush.storybook.scenes import SLOTS, Scene
 from wordbrush.storybook.styles import apply_style, apply_tone
-from wordbrush.training.loop import Batch, LearningRate, LoopConfig, Steps, TrainingError, move, train
+from wordbrush.training.config import LearningRate, LoopConfig, Steps
+from wordbrush.training.loop import Batch, TrainingError, move, train
 
 _IGNORED = -100
 _SLOTS_PER_PICTURE = 2

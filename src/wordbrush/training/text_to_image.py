@@ -18,20 +18,11 @@ from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.training.base import load_parts
 from wordbrush.training.captioned_samples import CaptionedLatents, CaptionedWindows
+from wordbrush.training.config import BatchSize, EmaDecay, LearningRate, LoopConfig, Steps
 from wordbrush.training.denoising import fast_on_cpu, prediction_errors
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
-from wordbrush.training.loop import (
-    Batch,
-    BatchSize,
-    EmaDecay,
-    LearningRate,
-    LoopConfig,
-    Steps,
-    move,
-    processes,
-    train,
-)
+from wordbrush.training.loop import Batch, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
 
 
