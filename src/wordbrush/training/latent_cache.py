@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.lib.format import open_memmap
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -25,6 +26,7 @@ from wordbrush.training.order import Shape
 from wordbrush.training.resuming import made_once
 
 _BATCH = 16
+_Pair = tuple[Image.Image, Image.Image]
 
 
 class LatentCache:
@@ -148,16 +150,17 @@ def _encode(
     encoder: Encoder, edits: Sequence[Edit], shape: Shape, *, flips: bool, area: int
 ) -> dict[str, Tensor]:
     """What the arrays hold of edits whose crops have one shape."""
-    moments = torch.stack([_moments(encoder, edits, shape, flip=bool(f)) for f in range(1 + flips)], dim=1)
+    pictures = [edit.pictures() for edit in edits]
+    crops = [Crop(flip=bool(flip)) for flip in range(1 + flips)]
+    moments = torch.stack([_moments(encoder, pictures, shape, crop) for crop in crops], dim=1)
     text = encoder.text([edit.instruction for edit in edits])
     found = {"latents": F.pad(moments, (0, area - moments.shape[-1])), "tokens": text.tokens}
     return found if text.pooled is None else found | {"pooled": text.pooled}
 
 
-def _moments(encoder: Encoder, edits: Sequence[Edit], shape: Shape, *, flip: bool) -> Tensor:
+def _moments(encoder: Encoder, pictures: Sequence[_Pair], shape: Shape, crop: Crop) -> Tensor:
     """(B, K, C, A)."""
-    crop = Crop(flip=flip)
-    pixels = torch.stack([crop(*edit.pictures(), shape) for edit in edits])
+    pixels = torch.stack([crop(before, after, shape) for before, after in pictures])
     return encoder.moments(pixels.to(encoder.model.device)).flatten(3)
 
 

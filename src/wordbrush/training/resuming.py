@@ -10,9 +10,11 @@ from typing import Any
 
 from wordbrush.errors import UsageError
 from wordbrush.provenance import atomic_file
-from wordbrush.training.loop import LoopConfig, has_state, processes
+from wordbrush.training.config import LoopConfig
+from wordbrush.training.loop import has_state, processes
 
 RECORD = "run.json"
+PROCESSES = "processes"
 
 
 def check_run(config: LoopConfig, *, resume: bool | None, free: Collection[str]) -> None:
@@ -32,7 +34,7 @@ def check_run(config: LoopConfig, *, resume: bool | None, free: Collection[str])
     if resume is False and found:
         raise UsageError(f"{config.output} holds the state of a run: choose another --output, or delete it")
     now: dict[str, Any] = config.model_dump(mode="json", exclude=set(free))
-    now["processes"] = processes().num_processes
+    now[PROCESSES] = processes().num_processes
     if found and path.exists():
         _compare(json.loads(path.read_text()), now, config.output)
     elif processes().is_main_process:
@@ -44,9 +46,9 @@ def check_run(config: LoopConfig, *, resume: bool | None, free: Collection[str])
 def _compare(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
     for name in now:
         if name in before and before[name] != now[name]:
-            flag = name.replace("_", "-")
+            what = name if name == PROCESSES else f"--{name.replace('_', '-')}"
             raise UsageError(
-                f"{output} holds a run with --{flag} {before[name]}, not {now[name]}: "
+                f"{output} holds a run with {what} {before[name]}, not {now[name]}: "
                 "go on with the same settings, or choose another --output"
             )
 
