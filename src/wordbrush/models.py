@@ -38,6 +38,11 @@ def resolve(model: str | Path) -> Path:
     return _download(name)
 
 
+def is_hub_id(model: str | Path) -> bool:
+    """Whether a name can only be that of a repository of the hub: "owner/name", and there is no such path."""
+    return isinstance(model, str) and bool(_HUB_ID.fullmatch(model)) and not Path(model).expanduser().exists()
+
+
 def own_settings(model: str | Path, method: str) -> dict[str, Any]:
     """A method's settings by the `wordbrush.json` in the folder of a checkpoint; {} where it says nothing.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wordbrush.models import resolve
+from wordbrush.models import is_hub_id, resolve
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".json", ".txt"})
 DATA = frozenset({".parquet", ".json", ".csv", ".png", ".jpg", ".jpeg", ".webp"})
@@ -53,7 +53,7 @@ def network_hash(network: nn.Module) -> str:
 
 def _place(name: str) -> Path:
     """Transformers fetches parts of a repository into the hub's cache: what is there, is what was loaded."""
-    if name.count("/") == 1 and not Path(name).expanduser().exists():
+    if is_hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(name, "config.json")

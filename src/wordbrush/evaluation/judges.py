@@ -22,7 +22,7 @@ from wordbrush import images
 from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
 from wordbrush.evaluation.identity import identity, network_hash
 from wordbrush.evaluation.metrics import l1, l2, psnr, ssim
-from wordbrush.models import quiet, resolve
+from wordbrush.models import is_hub_id, quiet, resolve
 from wordbrush.perception.clip import Clip, Preprocessing, pair_similarities, similarity
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 
@@ -162,14 +162,8 @@ class ClipJudge:
 
 
 def _clip_identity(name: str) -> dict[str, Any]:
-    part = "text_encoder" if _is_diffusers(name) else ""
-    return identity(name, part)
-
-
-def _is_diffusers(name: str) -> bool:
-    if name.count("/") == 1 and not Path(name).expanduser().exists():
-        return False
-    return Path(resolve(name), "model_index.json").is_file()
+    diffusers = not is_hub_id(name) and Path(resolve(name), "model_index.json").is_file()
+    return identity(name, "text_encoder" if diffusers else "")
 
 
 @dataclass(frozen=True)

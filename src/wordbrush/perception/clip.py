@@ -19,7 +19,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from wordbrush import images
 from wordbrush.errors import ModelError, one_line
-from wordbrush.models import quiet, resolve
+from wordbrush.models import is_hub_id, quiet, resolve
 
 _BATCH = 32
 _MODES = {
@@ -184,8 +184,7 @@ def pair_similarities(source: Tensor, edited: Tensor, text: Tensor, edited_text:
 
 def _place(source: str | Path) -> str | Path:
     """A path, or a hub id ("owner/name"), which transformers fetches and finds in its cache by itself."""
-    is_hub_id = isinstance(source, str) and source.count("/") == 1 and not Path(source).expanduser().exists()
-    return source if is_hub_id else resolve(source)
+    return source if is_hub_id(source) else resolve(source)
 
 
 def _parts(place: str | Path) -> tuple[str, str]:
