@@ -1,8 +1,10 @@
 """What the U-Net is given: InstructPix2Pix's condition and target, encoded now or once."""
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from wordbrush.training.edit_samples import CachedEdits, Draws, StreamedEdits, d
 from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.order import Order
+from wordbrush.training.resuming import made_once
 
 DRAWS = Draws(seed=0, channels=4, grid=2, timesteps=torch.ones(1000), size=32, resize_to=32, flip=0.5)
 
@@ -76,7 +79,7 @@ def test_a_cache_is_made_once_and_anew_for_other_content(model: LatentDiffusion,
 
     def opened(source: Path) -> set[tuple[Path, int]]:
         open_cache([open_blocks([str(source)])], encoder, [(32, 32)] * 3, folder, flips=False)
-        return {(path, path.stat().st_mtime_ns) for path in folder.glob("*/*")}
+        return {(path, path.stat().st_mtime_ns) for path in folder.glob("[!.]*/*")}
 
     source = data(tmp_path / "data", count=3)
     once = opened(source)
@@ -110,6 +113,23 @@ def test_encoding_that_was_killed_goes_on(
     for row in range(10):
         assert torch.equal(whole.moments(row, (16, 16)), pieces.moments(row, (16, 16)))
         assert torch.equal(whole.text(row)["tokens"], pieces.text(row)["tokens"])
+
+
+def test_runs_at_the_same_time_make_a_thing_once(tmp_path: Path):
+    made = list[Path]()
+
+    def make(path: Path) -> None:
+        made.append(path)
+        path.write_text("half")
+        time.sleep(0.2)
+        path.write_text("whole")
+
+    threads = [Thread(target=made_once, args=(tmp_path / "thing", make)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and (tmp_path / "thing").read_text() == "whole"
 
 
 def test_draws_belong_to_the_sample_alone():

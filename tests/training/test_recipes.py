@@ -176,4 +176,4 @@ def test_windows_show_the_thing_that_their_caption_names(work: Path):
 
 
 def test_text_to_image_and_editor_share_their_latents(work: Path):
-    assert len(list((work / "latents").iterdir())) == 1
+    assert len(list((work / "latents").glob("[!.]*"))) == 1

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from wordbrush.errors import UsageError
 from wordbrush.provenance import atomic_file
 from wordbrush.training.config import LoopConfig
@@ -56,6 +58,8 @@ def _compare(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """A file or folder that the first process makes, if it is not there; the others wait for it.
 
+    Other runs that need it at the same time wait, too.
+
     Args:
         path: Appears only once it is whole.
         make: Writes it under another name, where a killed run may have left a part of it.
@@ -63,9 +67,11 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     if not processes().is_main_process:
         while not path.exists():
             time.sleep(0.5)
-    elif not path.exists():
-        partial = path.with_name(f".{path.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(partial)
-        partial.replace(path)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".lock"):
+        if not path.exists():
+            partial = path.with_name(f".{path.name}")
+            make(partial)
+            partial.replace(path)
     return path

@@ -60,7 +60,8 @@ class TextToImageRecipe:
         self.config = config
         self.data_sets = [open_blocks([str(folder)]) for folder in config.data]
         self.edits = RenderedEdits.open(*config.data)
-        parts = load_parts(config.autoencoder, config.clip, device=processes().device)
+        device: Any = processes().device
+        parts = load_parts(config.autoencoder, config.clip, device=device)
         unet = _make_unet(config, parts)
         self.base = dataclasses.replace(parts, unet=unet)
         self.encoder = Encoder(self.base, sample=False, bfloat16=config.mixed_precision == "bf16")
