@@ -10,9 +10,11 @@ from typing import Any
 
 from wordbrush.editors.settings import (
     DiffEditSettings,
+    ImagicSettings,
     InstructPix2PixSettings,
     PromptToPromptSettings,
     SDEditSettings,
+    Text2LiveSettings,
     make_settings,
 )
 from wordbrush.errors import UsageError
@@ -31,6 +33,8 @@ class Method:
     """`module:path.in.it`, imported when the method is used."""
     needs: tuple[str, ...] = ()
     """Fields of `EditRequest` that must be given, besides the picture."""
+    optional: tuple[str, ...] = ()
+    """Texts of `EditRequest` that it reads besides those."""
 
     def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
         """The fields of the settings dataclass, in order."""
@@ -79,6 +83,21 @@ METHODS = {
             DiffEditSettings,
             "wordbrush.editors.diffedit:DiffEdit.load",
             needs=("target_caption",),
+            optional=("source_caption",),
+        ),
+        Method(
+            "imagic",
+            "tunes the model to the picture, then goes towards a caption (Imagic, 2210.09276)",
+            ImagicSettings,
+            "wordbrush.editors.imagic:Imagic.load",
+            optional=("target_caption",),  # a tuned picture has its own
+        ),
+        Method(
+            "text2live",
+            "trains a layer of colour and opacity over the picture by CLIP alone (Text2LIVE, 2204.02491)",
+            Text2LiveSettings,
+            "wordbrush.editors.text2live:Text2Live.load",
+            needs=("source_caption", "target_caption"),
         ),
     )
 }
@@ -99,6 +118,7 @@ def load(
     dtype: str = "auto",
     offload: bool = False,
     lora: Sequence[str | Path] = (),
+    concept: Sequence[str | Path] = (),
     config: str | Path | None = None,
     **settings: Any,
 ) -> Editor:
@@ -111,6 +131,7 @@ def load(
         dtype: "auto", "float32", "bfloat16" or "float16".
         offload: keep on the GPU only the network that is running.
         lora: LoRA files, fused into the weights.
+        concept: files of learned words (textual inversion), which prompts may then use.
         config: for a single-file checkpoint: a diffusers folder (or hub id) with its configuration.
         **settings: the method's settings, see its settings dataclass. What is not given is as the checkpoint
             says (`wordbrush.json` in its folder: method -> settings), else the method's default.
@@ -123,5 +144,5 @@ def load(
     chosen = find_method(method)
     values = make_settings(chosen.settings, own_settings(model, method) | settings)
     return chosen.load_factory()(
-        model, values, device=device, dtype=dtype, offload=offload, lora=lora, config=config
+        model, values, device=device, dtype=dtype, offload=offload, lora=lora, concept=concept, config=config
     )

@@ -1,7 +1,6 @@
 """What every editor over a latent diffusion model shares: from requests to batches, and back to pictures."""
 
 import dataclasses
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,30 +13,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from wordbrush import __version__, images
+from wordbrush import images
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
 from wordbrush.editors import Method
+from wordbrush.editors.jobs import PROMPTS, Job, describe_job, describe_model, prepare_job
 from wordbrush.editors.settings import LatentSettings, make_settings
-from wordbrush.errors import ImageError, UsageError
-from wordbrush.types import MAX_VARIATIONS, EditRequest, EditResult, OnStep, StepInfo
+from wordbrush.editors.textual_inversion import add_concepts
+from wordbrush.errors import UsageError
+from wordbrush.types import EditRequest, EditResult, OnStep, StepInfo
 
 S = TypeVar("S", bound=LatentSettings)
-
-_PROMPTS = ("instruction", "source_caption", "target_caption")
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A request, checked and on the model's grid."""
-
-    request: EditRequest
-    rgb: Image.Image
-    alpha: Image.Image | None
-    fit: images.Fit
-    mask: Tensor | None
-    """(1, 3, H, W) in [-1, 1], as `fit.pixels`."""
-    seeds: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +124,7 @@ class LatentEditor(ABC, Generic[S]):
         dtype: str,
         offload: bool,
         lora: Sequence[str | Path],
+        concept: Sequence[str | Path],
         config: str | Path | None,
     ) -> Self:
         """Load the checkpoint; see `wordbrush.load`."""
@@ -153,9 +140,10 @@ class LatentEditor(ABC, Generic[S]):
             loras=lora,
             config=config,
         )
-        record: dict[str, Any] = {"model": str(model), "lora": [str(path) for path in lora]}
-        record |= {"config": None if config is None else str(config)}
-        record |= {"device": place.type, "dtype": str(precision).removeprefix("torch.")}
+        add_concepts(loaded, concept)
+        record = describe_model(
+            model, lora=lora, concept=concept, config=config, device=place.type, dtype=precision
+        )
         return cls(loaded, settings, record=record)
 
     def with_settings(self, **changes: Any) -> Self:
@@ -206,28 +194,11 @@ class LatentEditor(ABC, Generic[S]):
         return join_texts([self._encode_null_text(request.negative_prompt) for request in requests])
 
     def _prepare(self, request: EditRequest) -> Job:
-        self.method.check(request)
-        if not 1 <= request.num_variations <= MAX_VARIATIONS:
-            raise UsageError(f"num_variations is {request.num_variations}: 1 to {MAX_VARIATIONS} can be made")
-        first = secrets.randbelow(2**31) if request.seed is None else request.seed
-        if not 0 <= first < 2**63 - request.num_variations:
-            raise UsageError(f"seed is {first}: it must be at least 0 and below 2**63")
-        rgb, alpha = images.normalise(request.image)
-        fit = self._fit(rgb)
-        mask = None if request.mask is None else self._fit_mask(request.mask, rgb)
-        return Job(request, rgb, alpha, fit, mask, [first + k for k in range(request.num_variations)])
+        return prepare_job(self.method, request, self._fit)
 
     def _fit(self, rgb: Image.Image) -> images.Fit:
         model = self.model
         return images.fit(rgb, size=self.settings.size, native=model.native_size, multiple=model.latent_grid)
-
-    def _fit_mask(self, mask: Image.Image, rgb: Image.Image) -> Tensor:
-        white = images.normalise(mask)[0]
-        if white.size != rgb.size:
-            raise ImageError(
-                f"the mask is {_side(white)} but the picture {_side(rgb)}: they must be the same"
-            )
-        return self._fit(white).pixels
 
     def _edit(self, samples: Sequence[Sample], report: "_Progress | None") -> list[Image.Image]:
         """Edit samples of one working size, and finish their pictures."""
@@ -267,12 +238,8 @@ class LatentEditor(ABC, Generic[S]):
         return images.to_pil(self.model.decode(latents, tiled=self.settings.tiled_vae))
 
     def _result(self, job: Job, samples: Sequence[Sample], pictures: list[Image.Image]) -> EditResult:
-        request = job.request
-        prompts = {name: getattr(request, name) for name in _PROMPTS if getattr(request, name)}
-        settings = {"wordbrush": __version__, "method": self.method.name} | self._record
-        settings |= prompts | {"negative_prompt": request.negative_prompt}
-        settings |= {"seed": job.seeds[0], "num_variations": len(job.seeds)}
-        settings |= dataclasses.asdict(self.settings)
+        settings = describe_job(self.method, job, self.settings, self._record)
+        prompts = {name: settings[name] for name in PROMPTS if name in settings}
         dropped = {name: self.model.dropped_words(text) for name, text in prompts.items()}
         warnings = [
             f"the {name.replace('_', ' ')} is too long for the text encoder, dropped: {words!r}"
@@ -333,7 +300,3 @@ def _finish(job: Job, restored: Tensor | None, edited: Tensor) -> Image.Image:
     if job.alpha is not None:
         picture.putalpha(job.alpha)
     return picture
-
-
-def _side(picture: Image.Image) -> str:
-    return f"{picture.width}x{picture.height}"

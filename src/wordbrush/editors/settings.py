@@ -13,9 +13,13 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from wordbrush.diffusion.schedulers import SCHEDULERS
+from wordbrush.editors.imagic_presets import LORA_RATE, PRESETS, Tuning
 from wordbrush.errors import UsageError
 
 S = TypeVar("S")
+
+TEMPLATE_SETS = ("photo", "plain")
+"""Of Text2LIVE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +194,132 @@ class DiffEditSettings(InversionSettings):
     mask_extremes: float = Field(
         0.0, ge=0, le=0.49, description="instead, as in the paper: drop this part at both ends, and rescale"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings:
+    """How Imagic tunes a model to a picture; what is not given is as the preset says."""
+
+    preset: str = Field("diffusers", examples=list(PRESETS), description=f"one of {', '.join(PRESETS)}")
+    embedding_steps: int | None = Field(
+        None, ge=0, le=100_000, description="steps that optimise the caption's embedding"
+    )
+    embedding_rate: float | None = Field(None, gt=0, le=1, description="learning rate of the embedding")
+    model_steps: int | None = Field(None, ge=0, le=100_000, description="steps that fine-tune the U-Net")
+    model_rate: float | None = Field(
+        None, gt=0, le=1, description=f"learning rate of the U-Net (of adapters by default: {LORA_RATE:g})"
+    )
+    lora_rank: int | None = Field(
+        None, ge=0, le=1024, description="fine-tune adapters of this rank: small; 0: the whole U-Net"
+    )
+    tuning_batch: int | None = Field(
+        None, ge=1, le=1024, description="noised copies of the picture in a tuning step"
+    )
+    plateau: float | None = Field(
+        None, ge=0, le=1, description="stop a stage where 100 steps gain less than this part; 0: never"
+    )
+    save_memory: bool = Field(
+        False, description="tune with less memory and a third more computing (gradient checkpointing)"
+    )
+
+    @model_validator(mode="after")
+    def _known_preset(self) -> Self:
+        if self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; one of {', '.join(PRESETS)}")
+        return self
+
+    @property
+    def tuning(self) -> Tuning:
+        """The preset with what was given in its place."""
+        given = {
+            "embedding_steps": self.embedding_steps,
+            "embedding_rate": self.embedding_rate,
+            "model_steps": self.model_steps,
+            "model_rate": LORA_RATE if self.lora_rank and self.model_rate is None else self.model_rate,
+            "lora_rank": self.lora_rank,
+            "batch": self.tuning_batch,
+            "plateau": self.plateau,
+        }
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(PRESETS[self.preset], **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagicSettings(TuningSettings, SamplingSettings):
+    """Settings of Imagic (Kawar et al., 2210.09276)."""
+
+    steps: int = Field(50, ge=1, le=1000, description="denoising steps")
+    eta: float = Field(
+        0.7,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="how far towards the caption: 0 reconstructs the picture, 0.6 to 0.8 edits",
+    )
+    text_scale: float = Field(
+        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
+    )
+    tuned: str | None = Field(
+        None, description="folder of `wordbrush train imagic` for this picture (default: tune first)"
+    )
+    keep_tuned: bool = Field(
+        True, description="keep what was tuned in the cache, so that further edits of the picture are quick"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text2LiveSettings:
+    """Settings of Text2LIVE (Bar-Tal et al., 2204.02491), at the defaults of its code."""
+
+    steps: int = Field(1000, ge=1, le=100_000, description="training steps of the layer's generator")
+    size: int | None = Field(
+        None, ge=32, le=8192, description="working size of the short side (default: 512 for a CLIP of 224 px)"
+    )
+    layer_text: str | None = Field(
+        None, description="what the layer shows by itself, such as 'golden horse' (default: the target)"
+    )
+    region_text: str | None = Field(
+        None, description="where the layer begins: what the picture shows there, such as 'horse'"
+    )
+    templates: str = Field(
+        "photo",
+        examples=list(TEMPLATE_SETS),
+        description="how captions are put to CLIP: 'photo of ...' and the like, or plain, as they are",
+    )
+    region_steps: float = Field(
+        1.0, ge=0, le=1, description="fraction of the steps in which the region counts"
+    )
+    region_weight: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="of opacity being where the region is; falls to 0 on the way",
+    )
+    composition_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="of the result showing the target's caption"
+    )
+    screen_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="of the layer alone, over green, showing the layer's text"
+    )
+    structure_weight: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="of the result keeping the picture's layout and shapes"
+    )
+    opacity_weight: float = Field(
+        6.0, ge=0, allow_inf_nan=False, description="of the layer being transparent wherever it can"
+    )
+    num_views: int = Field(
+        16, ge=1, le=256, description="random views of the picture that CLIP sees in a step"
+    )
+    width: int = Field(128, ge=4, le=1024, description="channels of the layer's generator")
+    generator_rate: float = Field(
+        2.5e-3, gt=0, allow_inf_nan=False, description="the generator's first learning rate"
+    )
+
+    @model_validator(mode="after")
+    def _known_templates(self) -> Self:
+        if self.templates not in TEMPLATE_SETS:
+            raise ValueError(f"templates is {self.templates!r}: one of {', '.join(TEMPLATE_SETS)}")
+        return self
 
 
 def parse_words(words: str | None) -> list[str]:

@@ -6,5 +6,7 @@ RECIPES = {  # name of the command -> what it does
     "text-to-image": "Train a text-to-image model from scratch.",
     "instruct-pix2pix": "Train an editor from a text-to-image model.",
     "instruction-writer": "Train a language model that writes instructions for captions.",
+    "imagic": "Tune a model to one picture, for edits of it by Imagic.",
     "recogniser": "Train the attribute recogniser that judges edits.",
+    "textual-inversion": "Learn a word for what a few pictures show.",
 }

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from typer.models import ParameterInfo
 
 from wordbrush.diffusion.runtime import prepare_process
 from wordbrush.errors import UsageError
@@ -37,13 +38,17 @@ def command(name: str) -> Callable[..., None]:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """An option; None unless given, so that the recipe's own default stands."""
+    """As the field's own typer annotation says; else an option.
+
+    An option is None unless given, so that the recipe's own default stands.
+    """
     default = "" if field.is_required() or field.default is None else f"default {field.default}"
     text = "; ".join(part for part in (field.description, default) if part)
     kind: Any = field.annotation
+    own = next((note for note in field.metadata if isinstance(note, ParameterInfo)), None)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if field.is_required() else None,
-        annotation=Annotated[kind if field.is_required() else kind | None, typer.Option(help=text)],
+        annotation=Annotated[kind if field.is_required() else kind | None, own or typer.Option(help=text)],
     )
