@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from wordbrush.images import Picture
     from wordbrush.types import EditResult
 
+RESULTS = "results.json"
+"""In a folder of results, written last."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Pixels of a side that these formats can hold."""
@@ -82,6 +84,16 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
     check_folder(folder)
+
+
+def check_results(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds results already, unless `force` is given.
+
+    Raises:
+        UsageError: it does.
+    """
+    if not force and (folder / RESULTS).exists():
+        raise UsageError(f"{folder} holds results: name another folder, or --force to overwrite them")
 
 
 def save_result(
