@@ -14,6 +14,7 @@ from torch import Tensor
 from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.guidance import classifier_free_guidance
 from wordbrush.diffusion.sampling import Predict, denoise, predict_noise
+from wordbrush.models import quiet
 
 _GRADIENT_SCALE = 2.0**12
 """Keeps the gradient of a squared error above what float16 can hold; Adam sees the gradient itself."""
@@ -103,7 +104,8 @@ def ddim_inversion(
     Returns:
         (B, num_steps + 1, C, h, w), see `Inversion.trajectory`.
     """
-    inverse: Any = DDIMInverseScheduler.from_config(scheduler.config, prediction_type="epsilon")
+    with quiet():  # about settings of the checkpoint's own sampler, which it does not have
+        inverse: Any = DDIMInverseScheduler.from_config(scheduler.config, prediction_type="epsilon")
     inverse.set_timesteps(len(scheduler.timesteps), device=scheduler.timesteps.device)
     trajectory = [latents]
 
