@@ -23,8 +23,18 @@ _PARTS: dict[str, Any] = {
     "text_to_image": ("text-to-image/model", UNet2DConditionModel),
     "unet": ("editor/model", UNet2DConditionModel),
 }
-# At the scales that suit Stable Diffusion these models oversaturate.
-_SETTINGS = {"instruct-pix2pix": {"text_scale": 3.0}, "sdedit": {"text_scale": 4.0}}
+# At the scales that suit Stable Diffusion these models oversaturate; Text2LIVE's generator is for larger
+# pictures, and the small CLIP takes "photo" for a style.
+_SETTINGS = {
+    "instruct-pix2pix": {"text_scale": 3.0},
+    "sdedit": {"text_scale": 4.0},
+    "prompt-to-prompt": {"steps": 20, "text_scale": 3.0},
+    "diffedit": {"steps": 20, "text_scale": 4.0, "mask_threshold": 0.25},
+    "imagic": {"preset": "storybook", "steps": 20, "eta": 0.8, "text_scale": 3.0},
+    "text2live": {
+        "steps": 150, "width": 32, "num_views": 8, "templates": "plain", "screen_weight": 0.5,
+    },
+}  # fmt: skip
 _INDEX = {
     "_class_name": "StableDiffusionInstructPix2PixPipeline",
     "feature_extractor": [None, None],
