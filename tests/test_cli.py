@@ -129,6 +129,7 @@ def test_wrong_use_exits_2(folder: Path, shell: Shell):
         (("edit", "dog.png", "  "), "instruction"),
         (("edit", "dog.png", "x", "-o", "out.bmp"), ".bmp"),
         (("edit", "dog.png", "x", "-o", "."), "."),
+        (("edit", "dog.png", "x", "--save-layer", "layer.jpg"), "transparency"),
         (("edit", "dog.png", "x", "--method", "magic"), "instruct-pix2pix"),
         (("edit", "dog.png", "x", "--steps", "many"), "--steps"),
         (("edit", "dog.png", "x", "--steps", "0", *model), "steps"),

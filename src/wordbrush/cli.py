@@ -5,8 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -18,7 +18,14 @@ import wordbrush
 from wordbrush.datagen.commands import data_app
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.evaluation.commands import evaluate_app
-from wordbrush.outputs import check_outputs, check_size, default_output, save_result, variation_paths
+from wordbrush.outputs import (
+    check_outputs,
+    check_results,
+    check_size,
+    default_output,
+    save_result,
+    variation_paths,
+)
 from wordbrush.progress import progress
 from wordbrush.training import RECIPES
 from wordbrush.types import MAX_VARIATIONS
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
     from wordbrush.recipe import Recipe
     from wordbrush.types import Editor, EditResult
 
+_Seed = Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")]
+_Variations = Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")]
 _CANCELLED = 130  # what a shell reports for a command that Ctrl-C ended
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -79,13 +88,18 @@ class Setup:
         typer.Option(help="An embedded name, a folder, a single file, or a hub id. (default: storybook)"),
     ] = None
     method: Annotated[
-        str | None, typer.Option(help="See `wordbrush methods`. (default: instruct-pix2pix)")
+        str | None,
+        typer.Option(help="See `wordbrush methods`. (default: instruct-pix2pix; in `compare`, all)"),
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. (default: auto)")] = (
         None
     )
     lora: Annotated[list[Path] | None, typer.Option(help="A LoRA file; may be given more than once.")] = None
+    concept: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of a learned word, for use in prompts; may be given more than once."),
+    ] = None
     config: Annotated[
         str | None,
         typer.Option(help="For a single file: a folder or hub id with the configuration of such models."),
@@ -97,8 +111,16 @@ class Setup:
 
     def over(self, recipe: "Recipe") -> "Recipe":
         """The recipe with what was given in the place of what was recorded."""
-        given = {name: getattr(self, name) for name in ("model", "method", "dtype", "lora", "config")}
+        given = {
+            name: getattr(self, name) for name in ("model", "method", "dtype", "lora", "concept", "config")
+        }
         return recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+    def narrowed(self, method: str) -> "Setup":
+        """With those settings alone that a method has, and nothing kept from one run for the next."""
+        names = {f.name for f in wordbrush.METHODS[method].settings_fields()}
+        settings = {"keep_inversion": False, "keep_tuned": False} | self.settings
+        return replace(self, settings={name: value for name, value in settings.items() if name in names})
 
     def load(self, recipe: "Recipe") -> "Editor":
         """The editor of a recipe, on the device that was asked for."""
@@ -111,6 +133,7 @@ class Setup:
             dtype=recipe.dtype,
             offload=self.offload,
             lora=recipe.lora,
+            concept=recipe.concept,
             config=recipe.config,
             **recipe.settings | self.settings,
         )
@@ -235,17 +258,31 @@ def edit(
     save_mask: Annotated[
         Path | None, typer.Option(help="Write the mask that a method found: look, paint, give it to --mask.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")] = None,
-    variations: Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")] = 1,
+    save_layer: Annotated[
+        Path | None,
+        typer.Option(help="Write the layer that a method painted: PNG or WebP, with transparency."),
+    ] = None,
+    upscale: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the result 4 times as wide and high: realesrgan, realesrgan-fast, or a folder or hub "
+            "id of diffusers' upscale pipeline."
+        ),
+    ] = None,
+    seed: _Seed = None,
+    variations: _Variations = 1,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of a JPEG or WebP file.")] = 95,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Edit a picture by an instruction, or by a description of the result.
 
-    The result has the picture's size, and its file says how it was made.
+    The result has the picture's size (unless --upscale is given), and its file says how it was made.
     """
     paths = variation_paths(output or default_output(picture), variations)
-    check_outputs([*paths, *([save_mask] if save_mask else [])], force=force)
+    found = {name: path for name, path in (("mask", save_mask), ("layer", save_layer)) if path is not None}
+    check_outputs([*paths, *found.values()], force=force)
+    if save_layer is not None and save_layer.suffix.lower() in (".jpg", ".jpeg"):
+        raise UsageError(f"{save_layer}: JPEG has no transparency, write the layer as .png or .webp")
     from wordbrush.editors import find_method
     from wordbrush.images import open_image
     from wordbrush.models import is_here
@@ -257,33 +294,156 @@ def edit(
     asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
     asked |= {"negative_prompt": negative_prompt, "seed": seed}
     recipe = recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
+    if upscale is not None:
+        recipe = recipe.model_copy(update={"upscale": None})  # of the record: nothing is left to remark
     original, cover = open_image(picture), open_image(mask) if mask else None
-    check_size(paths, original.image.size)
+    factor = 1 if upscale is None else 4
+    check_size(paths, (factor * original.image.width, factor * original.image.height))
     request = recipe.request(original, cover, variations)
     find_method(recipe.method).check(request)
     for remark in (*recipe.differences(original, cover), *original.notes):
         _say(f"warning: {remark}")
     with progress() as show:
         show("Loading the model")
+        larger = None if upscale is None else _load_upscaler(upscale, setup, recipe)
         editor = setup.load(recipe)
         result = editor.edit(request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps))
+        if larger is not None:
+            show("Making the result larger")
+            result = larger(result)
         save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
-    if save_mask is not None:
-        _save_mask(result, save_mask, force)
+    for name, path in found.items():
+        _save_found(result, name, path, force)
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
 
 
-def _save_mask(result: "EditResult", path: Path, force: bool) -> None:
-    """The mask of the first variation."""
+def _load_upscaler(name: str, setup: Setup, recipe: "Recipe") -> "Callable[[EditResult], EditResult]":
+    """What makes a result's pictures larger, loaded before the edit so that its errors come first."""
+    from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
+    from wordbrush.editors.upscaling import enlarge, load_upscaler
+
+    prepare_process()
+    device = resolve_device(setup.device)
+    upscaler = load_upscaler(name, device=device, dtype=resolve_dtype(recipe.dtype, device))
+    return lambda result: enlarge(result, name, upscaler)
+
+
+def _save_found(result: "EditResult", name: str, path: Path, force: bool) -> None:
+    """What a method found on its way to the first variation."""
     from wordbrush.provenance import save_image
 
-    if "mask" not in result.intermediates:
-        raise UsageError(f"{result.settings['method']} finds no mask: there is none to save")
-    save_image(
-        result.intermediates["mask"][0].convert("RGB"), path, settings=result.settings, overwrite=force
+    if name not in result.intermediates:
+        raise UsageError(f"{result.settings['method']} finds no {name}: there is none to save")
+    save_image(result.intermediates[name][0], path, settings=result.settings, overwrite=force)
+
+
+@_edits
+def sweep(
+    setup: Setup,
+    picture: Annotated[Path, typer.Argument(help="The picture to edit.")],
+    source: Annotated[str, typer.Option(help="What the picture shows: results are ranked by the change.")],
+    target: Annotated[
+        str | None, typer.Option(help="What the result shall show. (default: that of --tuned)")
+    ] = None,
+    etas: Annotated[str, typer.Option(help="With commas between.")] = "0.4,0.6,0.8,1",
+    seed: _Seed = None,
+    variations: _Variations = 4,
+    clip: Annotated[
+        str, typer.Option(help="What ranks the results: an embedded name, a folder, or a hub id.")
+    ] = "storybook",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results. (default: NAME-sweep next to PICTURE)")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the results in the folder.")] = False,
+) -> None:
+    """Edit by Imagic under several eta and seeds, and rank the results.
+
+    The folder gets every result, strip.png with all of them, and results.json; the best one is printed.
+    """
+    from wordbrush.recipe import Recipe
+
+    recipe = setup.over(Recipe(method="imagic"))
+    if recipe.method != "imagic":
+        raise UsageError(f"a sweep over eta is for imagic: {recipe.method} has none")
+    if "eta" in setup.settings:
+        raise UsageError("a sweep goes over --etas: leave --eta out")
+    folder = out or picture.with_name(f"{picture.stem}-sweep")
+    check_results(folder, force=force)
+    from wordbrush.diffusion.runtime import resolve_device
+    from wordbrush.editors.eta_sweep import parse_etas, sweep_eta
+    from wordbrush.editors.imagic import Imagic
+    from wordbrush.images import open_image
+    from wordbrush.perception.clip import Clip
+    from wordbrush.types import EditRequest
+
+    values, original = parse_etas(etas), open_image(picture)
+    request = EditRequest(
+        original.image,
+        source_caption=source,
+        target_caption=target or "",
+        seed=seed,
+        num_variations=variations,
     )
+    with progress() as show:
+        show("Loading the models")
+        editor = setup.load(recipe)
+        assert isinstance(editor, Imagic)
+        judge = Clip.load(clip, device=resolve_device(setup.device))
+        found = sweep_eta(
+            editor,
+            request,
+            judge,
+            values,
+            on_step=lambda info: show("Editing", info.step + 1, info.num_steps),
+        )
+        found.write(folder, original)
+    for warning in (*original.notes, *found.warnings):
+        _say(f"warning: {warning}")
+    print(folder / found.ranked[0].name, folder / "strip.png", sep="\n")
+
+
+@_edits
+def compare(
+    setup: Setup,
+    picture: Annotated[Path, typer.Argument(help="The picture to edit.")],
+    source: Annotated[str, typer.Option(help="What the picture shows.")],
+    target: Annotated[str, typer.Option(help="What the results shall show.")],
+    instruction: Annotated[str, typer.Option(help="The same as an instruction.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of every edit.")] = 0,
+    clip: Annotated[
+        str, typer.Option(help="What judges the results: an embedded name, a folder, or a hub id.")
+    ] = "storybook",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results. (default: NAME-compare next to PICTURE)")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the results in the folder.")] = False,
+) -> None:
+    """Edit a picture by every method, side by side with time, memory and scores.
+
+    --method takes some of them, with commas between; METHOD=MODEL is one with a model of its own. A setting
+    that is given counts for every method that has it. The folder gets every result, report.html, sheet.png
+    and results.json.
+    """
+    from wordbrush.evaluation.compare import Run, compare_methods, parse_methods, write_report
+    from wordbrush.images import open_image
+    from wordbrush.recipe import Recipe
+    from wordbrush.types import EditRequest
+
+    folder = out or picture.with_name(f"{picture.stem}-compare")
+    check_results(folder, force=force)
+    recipe = setup.over(Recipe())
+    original = open_image(picture)
+    request = EditRequest(original.image, instruction, source, target, recipe.negative_prompt, seed=seed)
+    runs: list[Run] = []
+    for name, model in parse_methods(setup.method, setup.settings).items():
+        own = recipe.model_copy(update={"method": name, "model": model or recipe.model})
+        runs.append(Run(name, own.model, partial(setup.narrowed(name).load, own)))
+    with progress() as show:
+        found = compare_methods(request, runs, clip, setup.device, show)
+        write_report(found, folder, original)
+    print(folder / "report.html", folder / "sheet.png", sep="\n")
 
 
 @_edits
@@ -304,7 +464,7 @@ def batch(
 
     recipe = setup.over(Recipe())
     settings = make_settings(find_method(recipe.method).settings, setup.settings)
-    made_with = recipe.model_dump(mode="json", include={"model", "method", "lora", "config"})
+    made_with = recipe.model_dump(mode="json", include={"model", "method", "lora", "concept", "config"})
     work = Batch(jobs, out, made_with=made_with | {"settings": asdict(settings)})
     with progress() as show:
         show("Loading the model")
@@ -329,6 +489,8 @@ def methods() -> None:
     for method in METHODS.values():
         print(f"{method.name}: {method.description}")
         print(f"  needs {', '.join(['a picture', *method.needs])}")
+        if method.optional:
+            print(f"  takes {', '.join(method.optional)}, too")
         for control in controls(method.settings):
             print(f"  {control.flag:<20} {_describe(control)}")
 
@@ -425,10 +587,9 @@ def ui(
 
     recipe = setup.over(Recipe())
     method = find_method(recipe.method)
-    if "keep_inversion" in (f.name for f in method.settings_fields()):
-        setup.settings.setdefault("keep_inversion", False)  # a visitor's picture could be made from it again
-    texts = method.needs
-    serve(setup.load(recipe), texts=texts, host=host, port=port)
+    for name in {"keep_inversion", "keep_tuned"} & {f.name for f in method.settings_fields()}:
+        setup.settings.setdefault(name, False)  # a visitor's picture could be made from it again
+    serve(setup.load(recipe), texts=(*method.needs, *method.optional), host=host, port=port)
 
 
 if __name__ == "__main__":

