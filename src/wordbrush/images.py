@@ -225,12 +225,12 @@ def carry_detail(original: Tensor, reconstruction: Tensor, edited: Tensor) -> Te
     transform, explained, agreement = _local_colour_transform(reconstruction, edited, tone)
     kept = _kept(edited - reconstruction, off_tone, explained, agreement)
 
-    centred = (reconstruction - _blur(reconstruction, _WINDOW)).movedim(1, -1)[..., None]
-    predicted = (transform @ centred)[..., 0].movedim(-1, 1) + _blur(edited, _WINDOW)
+    centred = (reconstruction - blur(reconstruction, _WINDOW)).movedim(1, -1)[..., None]
+    predicted = (transform @ centred)[..., 0].movedim(-1, 1) + blur(edited, _WINDOW)
     noise = edited - predicted
     edited = edited - kept * (1 - _smoothstep(_local_rms(noise), 0.05, 0.12)) * noise
 
-    kept = _blur(-F.max_pool2d(-kept, 5, stride=1, padding=2), 1.0)
+    kept = blur(-F.max_pool2d(-kept, 5, stride=1, padding=2), 1.0)
     gain = (kept.movedim(1, -1)[..., None] * transform).flatten(-2).movedim(-1, 1)
     size = (original.shape[-2], original.shape[-1])
     result = resize(edited, size)
@@ -239,6 +239,19 @@ def carry_detail(original: Tensor, reconstruction: Tensor, edited: Tensor) -> Te
         plane = F.interpolate(gain[:, i : i + 1], size, mode="bilinear", antialias=True)
         result[:, i // 3].addcmul_(plane[:, 0], detail[:, i % 3])
     return result
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean that leaves out what lies beyond the border: (B, C, H, W), sigma in pixels."""
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+
+    def means(x: Tensor) -> Tensor:
+        planes = x.flatten(0, 1)[:, None]
+        planes = F.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        return F.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))[:, 0].view_as(x)
+
+    return means(x) / means(torch.ones_like(x[:1, :1]))
 
 
 def blend_mask(original: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.Image:
@@ -443,8 +456,8 @@ def _tone(reconstruction: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
 
 def _covariance(a: Tensor, b: Tensor) -> Tensor:
     """Of colours in a window around each pixel: (B, 3, h, w) twice -> (B, h, w, 3, 3)."""
-    products = _blur((a[:, :, None] * b[:, None]).flatten(1, 2), _WINDOW)
-    means = (_blur(a, _WINDOW)[:, :, None] * _blur(b, _WINDOW)[:, None]).flatten(1, 2)
+    products = blur((a[:, :, None] * b[:, None]).flatten(1, 2), _WINDOW)
+    means = (blur(a, _WINDOW)[:, :, None] * blur(b, _WINDOW)[:, None]).flatten(1, 2)
     return (products - means).movedim(1, -1).unflatten(-1, (3, 3))
 
 
@@ -455,20 +468,7 @@ def _trace(matrices: Tensor) -> Tensor:
 
 def _local_rms(x: Tensor) -> Tensor:
     """Root mean square over the channels and a small window: (B, C, h, w) -> (B, 1, h, w)."""
-    return _blur(x.square().mean(1, keepdim=True), 1.0).sqrt()
-
-
-def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean that leaves out what lies beyond the border."""
-    radius = math.ceil(3 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-
-    def means(x: Tensor) -> Tensor:
-        planes = x.flatten(0, 1)[:, None]
-        planes = F.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-        return F.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))[:, 0].view_as(x)
-
-    return means(x) / means(torch.ones_like(x[:1, :1]))
+    return blur(x.square().mean(1, keepdim=True), 1.0).sqrt()
 
 
 def _smoothstep(x: Tensor, low: float, high: float) -> Tensor:
