@@ -7,7 +7,9 @@ from tests.world import make_small_shards
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.edits import sample_edit
 from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.scenes import scene_rng
 from wordbrush.storybook.sprites import SpriteLibrary
+from wordbrush.storybook.vision import draw_vision_edit, render_vision_edit
 
 
 @pytest.fixture
@@ -48,3 +50,11 @@ def test_folders_are_opened_together(tmp_path: Path, small_shards: None):
     both = RenderedEdits.open(tmp_path / "a", tmp_path / "b")
     assert len(both) == 6 and both.pair(3).shape == (2, 64, 64, 3)
     assert len(RenderedEdits.open(tmp_path)) == 0
+
+
+def test_shards_of_vision_tasks(tmp_path: Path, render: Renderer, small_shards: None):
+    edits = make(tmp_path, 3, kind="vision", split="test", size=64)
+    edit = draw_vision_edit(scene_rng("test", 1), "test")
+    pictures = render_vision_edit(Renderer(render.sprites, size=64), edit)
+    assert (edits.pair(1) == np.stack([np.asarray(picture) for picture in pictures])).all()
+    assert (edits.rows[1]["instruction"], edits.rows[1]["task"]) == (edit.instruction, edit.task)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from PIL import Image
 
 from wordbrush.errors import WordbrushError
 from wordbrush.storybook.edits import SceneEdit, draw_edit, sample_edit, sample_photo_edit
@@ -24,6 +25,7 @@ from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import Split, scene_rng
 from wordbrush.storybook.sprites import SpriteLibrary
+from wordbrush.storybook.vision import VisionEdit, draw_vision_edit, render_vision_edit
 
 SHARD = 500
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -76,8 +78,10 @@ def redraw(rows: Sequence[dict[str, str]], number: int) -> SceneEdit:
     return edit
 
 
-Kind = Literal["scenes", "photographs"]
+Kind = Literal["scenes", "photographs", "vision"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_Sample = tuple[SceneEdit | VisionEdit, Image.Image, Image.Image]
+"""An edit, and the pictures before and after."""
 
 
 def make(
@@ -115,7 +119,7 @@ def _renderer(kind: Kind, split: Split, size: int) -> Renderer:
     return Renderer(SpriteLibrary.load(), photos, size)
 
 
-def _row(edit: SceneEdit) -> dict[str, str]:
+def _row(edit: SceneEdit | VisionEdit) -> dict[str, str]:
     return {
         "instruction": edit.instruction,
         "source_caption": edit.source_caption,
@@ -125,13 +129,32 @@ def _row(edit: SceneEdit) -> dict[str, str]:
     }
 
 
+def _scene(render: Renderer, split: Split, index: int) -> _Sample:
+    found = sample_edit(render, split, index)
+    return found.edit, found.before, found.after
+
+
+def _photograph(render: Renderer, split: Split, index: int) -> _Sample:
+    found = sample_photo_edit(render, split, index)
+    return found.edit, found.before, found.after
+
+
+def _vision(render: Renderer, split: Split, index: int) -> _Sample:
+    edit = draw_vision_edit(scene_rng(split, index), split)
+    return edit, *render_vision_edit(render, edit)
+
+
+_SAMPLE: dict[Kind, Callable[[Renderer, Split, int], _Sample]] = {
+    "scenes": _scene, "photographs": _photograph, "vision": _vision,
+}  # fmt: skip
+
+
 def _make_shard(folder: Path, kind: Kind, split: Split, size: int, number: int) -> int:
     render = _renderer(kind, split, size)
-    draw = sample_edit if kind == "scenes" else sample_photo_edit
-    samples = [draw(render, split, number * SHARD + i) for i in range(SHARD)]
-    pixels = np.stack([np.stack([np.asarray(s.before), np.asarray(s.after)]) for s in samples])
+    samples = [_SAMPLE[kind](render, split, number * SHARD + i) for i in range(SHARD)]
+    pixels = np.stack([np.stack([np.asarray(before), np.asarray(after)]) for _, before, after in samples])
     final = folder / f"{number:05d}.npy"
-    final.with_suffix(".jsonl").write_text("".join(json.dumps(_row(s.edit)) + "\n" for s in samples))
+    final.with_suffix(".jsonl").write_text("".join(json.dumps(_row(edit)) + "\n" for edit, *_ in samples))
     with final.with_suffix(".partial").open("wb") as file:
         np.save(file, pixels)
     final.with_suffix(".partial").replace(final)

@@ -166,6 +166,47 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     "cool": ("make it cooler", "give it cold colours", "add a cool blue tone", "cool down the colours"),
     "contrast": ("increase the contrast", "more contrast", "make it more contrasty", "boost the contrast"),
     "blur": ("blur the picture", "make it blurry", "blur it", "soften it", "put it out of focus"),
+    "detect": (
+        "detect the {old}", "draw a box around the {old}", "find the {old}", "put a frame around the {old}",
+        "mark the {old} with a box", "where is the {old}", "locate the {old}", "show me the {old} in a box",
+    ),
+    "segment": (
+        "segment the {old}", "mask the {old}", "fill the {old} with one colour", "cut out the {old}",
+        "mark every pixel of the {old}", "show the shape of the {old}", "highlight the {old}",
+        "colour in the whole {old}",
+    ),
+    "to_depth": (
+        "show the depth map", "turn it into a depth map", "estimate the depth", "how far away is everything",
+        "convert the picture to depth", "give me the depth",
+    ),
+    "from_depth": (
+        "make a picture from this depth map: {caption}", "depth to picture: {caption}",
+        "render this depth map as {caption}", "from this depth, paint {caption}",
+    ),
+    "to_sketch": (
+        "show the edges", "find the outlines", "turn it into an edge map", "trace the contours",
+        "detect the edges", "outline everything",
+    ),
+    "from_sketch": (
+        "make a picture from these outlines: {caption}", "edges to picture: {caption}",
+        "render these edges as {caption}", "from this sketch, paint {caption}",
+    ),
+    "to_map": (
+        "show the segmentation map", "segment everything", "give each thing a colour of its own",
+        "turn it into a segmentation map", "mask all things", "separate the things by colour",
+    ),
+    "from_map": (
+        "make a picture from this segmentation map: {caption}", "segments to picture: {caption}",
+        "render this map as {caption}", "from these masks, paint {caption}",
+    ),
+    "text_add": (
+        'write "{word}" at the top', 'add the word "{word}"', 'put the text "{word}" on the picture',
+        'print "{word}" on it', 'let it say "{word}"', 'letter it with "{word}"',
+    ),
+    "text_remove": (
+        "remove the text", "erase the word", "delete the lettering", 'take away the word "{word}"',
+        "no text please", "clear the writing",
+    ),
     "sharp": ("sharpen the picture", "make it sharper", "sharpen it", "make it crisp"),
 }  # fmt: skip
 _TEST_SHARE = 0.25

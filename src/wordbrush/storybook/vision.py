@@ -1,0 +1,178 @@
+"""Edits beyond scenes: boxes, shapes, depth, outlines, maps, pictures from those, lettering: all exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from wordbrush.storybook.render import Rendered, Renderer
+from wordbrush.storybook.scenes import Scene, Split, allowed, draw_scene
+from wordbrush.storybook.wording import caption, phrase, short
+
+BOX_COLOUR = (255, 40, 40)
+SHAPE_COLOUR = (255, 0, 255)
+SLOT_COLOURS = {
+    "left": (230, 60, 60),
+    "middle": (60, 190, 75),
+    "right": (65, 105, 225),
+    "back": (250, 210, 50),
+}
+"""Of the segmentation map; the ground is black."""
+WORDS = (
+    "OPEN",
+    "SALE",
+    "HELLO",
+    "STOP",
+    "LOVE",
+    "CAFE",
+    "ZOO",
+    "TAXI",
+    "WOW",
+    "FUN",
+    "PARK",
+    "SHOP",
+    "YES",
+    "NO",
+)
+_LINE = 2 / 128
+"""Width of a box's line in sides of the picture."""
+_LETTERS = 0.2
+"""Height of the lettering, likewise."""
+
+
+@dataclass(frozen=True)
+class VisionEdit:
+    """A task on a scene, not yet rendered; the fields that it shares with `SceneEdit` mean the same.
+
+    Attributes:
+        item: Number of the item in question, where there is one.
+        word: The lettering, where there is some.
+    """
+
+    operation: str
+    task: str
+    scene: Scene
+    instruction: str
+    source_caption: str
+    target_caption: str
+    item: int | None = None
+    word: str | None = None
+
+
+def draw_vision_edit(
+    rng: np.random.Generator, split: Split = "train", *, operation: str | None = None
+) -> VisionEdit:
+    """Draw a task of a drawn scene; the operation, if not given, by `WEIGHTS`."""
+    if operation is None:
+        shares = np.array(list(WEIGHTS.values()))
+        operation = str(rng.choice(list(WEIGHTS), p=shares / shares.sum()))
+    while True:
+        scene = replace(draw_scene(rng, split), style="none", tone="none")
+        if not allowed(scene, split):
+            continue
+        item = int(rng.integers(len(scene.items))) if operation in ("detect", "segment") else None
+        word = str(rng.choice(WORDS)) if operation.startswith("text_") else None
+        words = {"caption": caption(scene)}
+        words |= {} if item is None else {"old": short(rng, scene, item)}
+        words |= {} if word is None else {"word": word.lower()}
+        before, after = _CAPTIONS[operation]
+        return VisionEdit(
+            operation, TASKS[operation], scene, phrase(rng, operation, split, **words),
+            before.format(**words), after.format(**words), item, word,
+        )  # fmt: skip
+
+
+def render_vision_edit(render: Renderer, edit: VisionEdit) -> tuple[Image.Image, Image.Image]:
+    """The pictures before and after."""
+    found = render(edit.scene)
+    before, after = _PICTURES[edit.operation]
+    return before(found, edit), after(found, edit)
+
+
+def _plain(found: Rendered, edit: VisionEdit) -> Image.Image:
+    return found.image
+
+
+def _box(found: Rendered, edit: VisionEdit) -> Image.Image:
+    picture, mask = found.image.copy(), found.masks[edit.item or 0]
+    box = Image.fromarray(mask).getbbox()
+    if box is not None:
+        width = max(1, round(_LINE * picture.width))
+        left, top, right, bottom = box
+        ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=BOX_COLOUR, width=width)
+    return picture
+
+
+def _shape(found: Rendered, edit: VisionEdit) -> Image.Image:
+    pixels = np.array(found.image)
+    pixels[found.masks[edit.item or 0]] = SHAPE_COLOUR
+    return Image.fromarray(pixels)
+
+
+def _depth(found: Rendered, edit: VisionEdit) -> Image.Image:
+    """Near is white."""
+    return Image.fromarray(((1 - found.depth) * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def _sketch(found: Rendered, edit: VisionEdit) -> Image.Image:
+    """White outlines on black: the length of the gradient of the lightness, doubled."""
+    light = np.asarray(found.image.convert("L"), dtype=np.float32) / 255
+    down, right = np.gradient(light)
+    strength = (4 * np.hypot(down, right)).clip(0, 1)
+    return Image.fromarray((strength * 255).astype(np.uint8)).convert("RGB")
+
+
+def _map(found: Rendered, edit: VisionEdit) -> Image.Image:
+    pixels = np.zeros((*found.masks.shape[1:], 3), dtype=np.uint8)
+    for item, mask in zip(edit.scene.items, found.masks, strict=True):
+        pixels[mask] = SLOT_COLOURS[item.slot]
+    return Image.fromarray(pixels)
+
+
+def _lettered(found: Rendered, edit: VisionEdit) -> Image.Image:
+    """White letters with a black rim, across the top."""
+    picture, side = found.image.copy(), found.image.width
+    font = ImageFont.load_default(_LETTERS * side)
+    place: Any = (side / 2, 0.03 * side)
+    rim = max(1, round(0.012 * side))
+    ImageDraw.Draw(picture).text(
+        place, edit.word or "", fill="white", font=font, anchor="ma", stroke_width=rim, stroke_fill="black"
+    )
+    return picture
+
+
+_Draw = Callable[[Rendered, VisionEdit], Image.Image]
+_PICTURES: dict[str, tuple[_Draw, _Draw]] = {
+    "detect": (_plain, _box), "segment": (_plain, _shape),
+    "to_depth": (_plain, _depth), "from_depth": (_depth, _plain),
+    "to_sketch": (_plain, _sketch), "from_sketch": (_sketch, _plain),
+    "to_map": (_plain, _map), "from_map": (_map, _plain),
+    "text_add": (_plain, _lettered), "text_remove": (_lettered, _plain),
+}  # fmt: skip
+_CAPTIONS: dict[str, tuple[str, str]] = {
+    "detect": ("{caption}", "{caption}, a box around the {old}"),
+    "segment": ("{caption}", "{caption}, the {old} in one colour"),
+    "to_depth": ("{caption}", "the depth map of {caption}"),
+    "from_depth": ("the depth map of {caption}", "{caption}"),
+    "to_sketch": ("{caption}", "the outlines of {caption}"),
+    "from_sketch": ("the outlines of {caption}", "{caption}"),
+    "to_map": ("{caption}", "the segmentation map of {caption}"),
+    "from_map": ("the segmentation map of {caption}", "{caption}"),
+    "text_add": ("{caption}", '{caption}, with the word "{word}"'),
+    "text_remove": ('{caption}, with the word "{word}"', "{caption}"),
+}
+# Emu Edit's name of each operation's task.
+TASKS: dict[str, str] = {
+    "detect": "detect", "segment": "segment", "to_depth": "depth", "from_depth": "depth",
+    "to_sketch": "sketch", "from_sketch": "sketch", "to_map": "segmentation", "from_map": "segmentation",
+    "text_add": "text", "text_remove": "text",
+}  # fmt: skip
+# How often each operation is drawn in training.
+WEIGHTS: dict[str, float] = {
+    "detect": 3, "segment": 3, "to_depth": 1, "from_depth": 2, "to_sketch": 1, "from_sketch": 2, "to_map": 2,
+    "from_map": 2, "text_add": 2, "text_remove": 2,
+}  # fmt: skip
