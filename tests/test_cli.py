@@ -90,6 +90,35 @@ def test_edit_writes_next_to_the_picture(folder: Path, shell: Shell):
     assert second["seed"] == first["seed"] + 1
 
 
+def test_a_session_of_turns(folder: Path, shell: Shell):
+    setup = ("--model", str(shell.checkpoint), "--steps", "2", "--dtype", "float32")
+    begin = shell(
+        "turn", "s.session", "make it night", "--picture", "dog.png", "--seed", "3", "--alpha", "0", *setup
+    )
+    assert begin == (0, "1 from 0: make it night (seed 3)\n", "")
+    code, out, _ = shell("turn", "s.session", "add a dog", "--seed", "5", "--variations", "2", *setup)
+    assert (code, out) == (0, "2 from 1: add a dog (seed 5)\n3 from 1: add a dog (seed 6)\n")
+    code, out, _ = shell("session", "s.session", "--undo", "-o", "one.png")
+    assert code == 0 and "* 1 from 0: make it night (seed 3)" in out.splitlines()
+    shell.edit("dog.png", "make it night", "--seed", "3")
+    assert difference("one.png", "dog-edited.png") == 0
+    assert read_provenance("one.png")["settings"]["instruction"] == "make it night"
+    shell("session", "s.session", "--go", "0", "-o", "zero.png")
+    assert difference("zero.png", "dog.png") == 0
+    before = Path("s.session").read_bytes()
+    for words in (
+        ("turn", "s.session", "add a dog", "--picture", "dog.png", *setup),
+        ("turn", "s.session", "add a dog", "--alpha", "0.1", *setup),
+        ("turn", "s.session", *setup),
+        ("session", "s.session", "--go", "9"),
+        ("session", "s.session", "--undo"),
+        ("session", "s.session", "-o", "one.png"),
+    ):
+        assert shell.refused(*words)[0] == 2, words
+    assert shell.refused("turn", "none.session", "add a dog", *setup)[0] == 1
+    assert Path("s.session").read_bytes() == before and not Path("none.session").exists()
+
+
 def test_from_metadata_repeats_an_edit(folder: Path, shell: Shell, picture: Image.Image):
     Image.new("L", (48, 32), 255).save("mask.png")
     shell.edit("dog.png", "make it night", "--mask", "mask.png", "--variations", "2", "--text-scale", "5")

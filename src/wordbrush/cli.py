@@ -28,10 +28,11 @@ from wordbrush.outputs import (
 )
 from wordbrush.progress import progress
 from wordbrush.training import RECIPES
-from wordbrush.types import MAX_VARIATIONS
+from wordbrush.types import MAX_VARIATIONS, EditRequest
 
 if TYPE_CHECKING:
     from wordbrush.controls import Control
+    from wordbrush.editors.sequential import Turn
     from wordbrush.recipe import Recipe
     from wordbrush.types import Editor, EditResult
 
@@ -376,7 +377,6 @@ def sweep(
     from wordbrush.editors.imagic import Imagic
     from wordbrush.images import open_image
     from wordbrush.perception.clip import Clip
-    from wordbrush.types import EditRequest
 
     values, original = parse_etas(etas), open_image(picture)
     request = EditRequest(
@@ -429,7 +429,6 @@ def compare(
     from wordbrush.evaluation.compare import Run, compare_methods, parse_methods, write_report
     from wordbrush.images import open_image
     from wordbrush.recipe import Recipe
-    from wordbrush.types import EditRequest
 
     folder = out or picture.with_name(f"{picture.stem}-compare")
     check_results(folder, force=force)
@@ -444,6 +443,107 @@ def compare(
         found = compare_methods(request, runs, clip, setup.device, show)
         write_report(found, folder, original)
     print(folder / "report.html", folder / "sheet.png", sep="\n")
+
+
+@_edits
+def turn(
+    setup: Setup,
+    session: Annotated[Path, typer.Argument(help="The session's file; begun by --picture.")],
+    instruction: Annotated[str | None, typer.Argument(help='For example "make it night".')] = None,
+    picture: Annotated[Path | None, typer.Option(help="Begin a session with this picture.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Of a new session: a pixel that changed by less stays as it was. (default: 0.03)"),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="What the current picture shows.")] = None,
+    target: Annotated[str | None, typer.Option(help="What the result shall show.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the result shall not show.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="White may change in this turn, black may not.")] = None,
+    seed: _Seed = None,
+    variations: _Variations = 1,
+) -> None:
+    """Edit the current picture of a session: many turns, a tree with undo and branches, in one small file.
+
+    Between turns, pixels that hardly changed are kept as they were, so that nothing decays (Emu Edit).
+    `wordbrush session` shows the turns, goes back to one, and writes its picture.
+    """
+    from wordbrush.editors import find_method
+    from wordbrush.editors.sequential import ALPHA, Session
+    from wordbrush.editors.session_file import load_session, save_session
+    from wordbrush.images import open_image
+    from wordbrush.outputs import check_folder
+    from wordbrush.recipe import Recipe
+
+    if picture is None and alpha is not None:
+        raise UsageError("--alpha is settled when a session begins: give --picture, too")
+    if picture is not None and session.exists():
+        raise UsageError(f"{session} exists: go on with it without --picture, or name another file")
+    check_folder(session.parent)
+    known = load_session(session) if picture is None else Session(
+        open_image(picture).image, ALPHA if alpha is None else alpha
+    )  # fmt: skip
+    recipe = setup.over(Recipe())
+    asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    cover = None if mask is None else open_image(mask).image
+    request = EditRequest(
+        known.image(),
+        **given,
+        negative_prompt=negative_prompt,
+        mask=cover,
+        seed=seed,
+        num_variations=variations,
+    )
+    find_method(recipe.method).check(request)
+    with progress() as show:
+        show("Loading the model")
+        editor = setup.load(recipe)
+        made = known.edit(
+            editor, request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps)
+        )
+    save_session(known, session, overwrite=True)
+    for new in made:
+        print(_describe_turn(new))
+
+
+@app.command()
+def session(
+    file: Annotated[Path, typer.Argument(help="The session's file.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Go back by one turn; it stays in the tree.")] = False,
+    go: Annotated[int | None, typer.Option(help="Go to the turn of this number; 0 is the original.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the current picture: PNG, JPEG or WebP.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Show the turns of a session, the current one marked; go to another one; write its picture."""
+    if output is not None:
+        check_outputs([output], force=force)
+    from wordbrush.editors.session_file import load_session, save_session
+    from wordbrush.provenance import save_image
+
+    if undo and go is not None:
+        raise UsageError("--undo and --go: give one of them")
+    known = load_session(file)
+    if undo:
+        known.undo()
+    if go is not None:
+        known.go_to(go)
+    if undo or go is not None:
+        save_session(known, file, overwrite=True)
+    if output is not None:
+        settings = known.turn(known.current).settings if known.current else {}
+        save_image(known.image(), output, settings=settings, overwrite=force)
+    print("* 0 original" if not known.current else "  0 original")
+    for new in known.turns:
+        print("*" if new.number == known.current else " ", _describe_turn(new))
+
+
+def _describe_turn(turn: "Turn") -> str:
+    asked = turn.request
+    return (
+        f"{turn.number} from {turn.parent}: {asked.instruction or asked.target_caption} (seed {asked.seed})"
+    )
 
 
 @_edits
