@@ -36,6 +36,7 @@ def test_a_result(editor: InstructPix2Pix, picture: Image.Image, tiny_checkpoint
         "method": "instruct-pix2pix",
         "model": str(tiny_checkpoint),
         "lora": [],
+        "concept": [],
         "config": None,
         "device": "cpu",
         "dtype": "float32",
