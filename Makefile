@@ -50,7 +50,7 @@ test: $(DEV)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile  # a process a core, so a thread in each is enough
 
 test-long: $(DEV)
 	$(BIN)/pytest -q -m long
