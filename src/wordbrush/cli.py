@@ -33,8 +33,9 @@ from wordbrush.types import MAX_VARIATIONS, EditRequest
 if TYPE_CHECKING:
     from wordbrush.controls import Control
     from wordbrush.editors.sequential import Turn
+    from wordbrush.progress import Show
     from wordbrush.recipe import Recipe
-    from wordbrush.types import Editor, EditResult
+    from wordbrush.types import Editor, EditResult, OnStep
 
 _Seed = Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")]
 _Variations = Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")]
@@ -308,7 +309,7 @@ def edit(
         show("Loading the model")
         larger = None if upscale is None else _load_upscaler(upscale, setup, recipe)
         editor = setup.load(recipe)
-        result = editor.edit(request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps))
+        result = editor.edit(request, on_step=_on_step(show))
         if larger is not None:
             show("Making the result larger")
             result = larger(result)
@@ -318,6 +319,11 @@ def edit(
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
+
+
+def _on_step(show: "Show") -> "OnStep":
+    """Shows how far an edit is."""
+    return lambda info: show("Editing", info.step + 1, info.num_steps)
 
 
 def _load_upscaler(name: str, setup: Setup, recipe: "Recipe") -> "Callable[[EditResult], EditResult]":
@@ -391,13 +397,7 @@ def sweep(
         editor = setup.load(recipe)
         assert isinstance(editor, Imagic)
         judge = Clip.load(clip, device=resolve_device(setup.device))
-        found = sweep_eta(
-            editor,
-            request,
-            judge,
-            values,
-            on_step=lambda info: show("Editing", info.step + 1, info.num_steps),
-        )
+        found = sweep_eta(editor, request, judge, values, on_step=_on_step(show))
         found.write(folder, original)
     for warning in (*original.notes, *found.warnings):
         _say(f"warning: {warning}")
@@ -498,9 +498,7 @@ def turn(
     with progress() as show:
         show("Loading the model")
         editor = setup.load(recipe)
-        made = known.edit(
-            editor, request, on_step=lambda info: show("Editing", info.step + 1, info.num_steps)
-        )
+        made = known.edit(editor, request, on_step=_on_step(show))
     save_session(known, session, overwrite=True)
     for new in made:
         print(_describe_turn(new))
@@ -604,29 +602,20 @@ def _list_models(context: typer.Context) -> None:
         print("Any folder, single file or hub id of Stable Diffusion 1, 2 or XL is a model too.")
 
 
-def _group(name: str, description: str, alone: Callable[[typer.Context], None] = _show_help) -> typer.Typer:
-    """A command with commands of its own; `alone` is what it does without one."""
-    group = typer.Typer()
-    app.add_typer(group, name=name, help=description, callback=alone, invoke_without_command=True)
-    return group
+models_app, train_app = typer.Typer(), typer.Typer()
 
 
-models_app = _group("models", "List the models, or fetch one.", _list_models)
-app.add_typer(
-    data_app,
-    name="data",
-    help="Make and look at training data.",
-    callback=_show_help,
-    invoke_without_command=True,
-)
-train_app = _group("train", "Train a model.")
-app.add_typer(
-    evaluate_app,
-    name="evaluate",
-    help="Measure a model.",
-    callback=_show_help,
-    invoke_without_command=True,
-)
+def _group(
+    group: typer.Typer, name: str, help_: str, alone: Callable[[typer.Context], None] = _show_help
+) -> None:
+    """Add a command with commands of its own; `alone` is what it does without one."""
+    app.add_typer(group, name=name, help=help_, callback=alone, invoke_without_command=True)
+
+
+_group(models_app, "models", "List the models, or fetch one.", _list_models)
+_group(data_app, "data", "Make and look at training data.")
+_group(train_app, "train", "Train a model.")
+_group(evaluate_app, "evaluate", "Measure a model.")
 
 
 @models_app.command("list")

@@ -92,6 +92,7 @@ def load_session(path: Path) -> Session:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(path, archive)
+    # zipfile raises the last two of compression that it does not know, and of passwords
     except (OSError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
         raise ImageError(f"{path}: not a session that can be read ({one_line(error)})") from error
     except (ValidationError, json.JSONDecodeError) as error:

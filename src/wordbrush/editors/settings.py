@@ -22,6 +22,16 @@ TEMPLATE_SETS = ("photo", "plain")
 """Of Text2LIVE."""
 
 
+def _scale(default: float, description: str) -> Any:
+    """A setting of guidance: 0 to 50."""
+    return Field(default, ge=0, le=50, allow_inf_nan=False, description=description)
+
+
+def _weight(default: float, description: str) -> Any:
+    """A setting of any finite size from 0 on."""
+    return Field(default, ge=0, allow_inf_nan=False, description=description)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentSettings:
     """What every method over a latent diffusion model has."""
@@ -58,12 +68,8 @@ class SamplingSettings(LatentSettings):
 class InstructPix2PixSettings(SamplingSettings):
     """Settings of InstructPix2Pix (Brooks et al., 2211.09800)."""
 
-    text_scale: float = Field(
-        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the instruction"
-    )
-    image_scale: float = Field(
-        1.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to stay with the picture"
-    )
+    text_scale: float = _scale(7.5, "how strongly to follow the instruction")
+    image_scale: float = _scale(1.5, "how strongly to stay with the picture")
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="pull the guided noise back to the contrast of the unguided (0: no)"
     )
@@ -84,9 +90,7 @@ class SDEditSettings(SamplingSettings):
     strength: float = Field(
         0.8, ge=0, le=1, description="how far to noise the picture: 0 keeps it, 1 forgets it"
     )
-    text_scale: float = Field(
-        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
-    )
+    text_scale: float = _scale(7.5, "how strongly to follow the caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +98,7 @@ class InversionSettings(LatentSettings):
     """What every method has that finds the noise a picture comes from, by DDIM and its inverse."""
 
     steps: int = Field(50, ge=1, le=500, description="denoising steps; the inversion has as many")
-    text_scale: float = Field(
-        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
-    )
+    text_scale: float = _scale(7.5, "how strongly to follow the caption")
     keep_inversion: bool = Field(
         True, description="keep the picture's inversion in the cache, so that further edits of it are quick"
     )
@@ -171,12 +173,8 @@ class DiffEditSettings(InversionSettings):
     strength: float = Field(
         0.8, ge=0, le=1, description="how far to noise the picture: 0 keeps it, 1 forgets it"
     )
-    inversion_scale: float = Field(
-        0.0,
-        ge=0,
-        le=50,
-        allow_inf_nan=False,
-        description="guidance of the inversion by the source caption (paper: 0; diffusers: 7.5)",
+    inversion_scale: float = _scale(
+        0.0, "guidance of the inversion by the source caption (paper: 0; diffusers: 7.5)"
     )
     mask_strength: float = Field(
         0.5, ge=0, le=1, description="how far to noise the picture to see where the captions differ"
@@ -256,9 +254,7 @@ class ImagicSettings(TuningSettings, SamplingSettings):
         allow_inf_nan=False,
         description="how far towards the caption: 0 reconstructs the picture, 0.6 to 0.8 edits",
     )
-    text_scale: float = Field(
-        7.5, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the caption"
-    )
+    text_scale: float = _scale(7.5, "how strongly to follow the caption")
     tuned: str | None = Field(
         None, description="folder of `wordbrush train imagic` for this picture (default: tune first)"
     )
@@ -289,24 +285,11 @@ class Text2LiveSettings:
     region_steps: float = Field(
         1.0, ge=0, le=1, description="fraction of the steps in which the region counts"
     )
-    region_weight: float = Field(
-        10.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="of opacity being where the region is; falls to 0 on the way",
-    )
-    composition_weight: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="of the result showing the target's caption"
-    )
-    screen_weight: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="of the layer alone, over green, showing the layer's text"
-    )
-    structure_weight: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="of the result keeping the picture's layout and shapes"
-    )
-    opacity_weight: float = Field(
-        6.0, ge=0, allow_inf_nan=False, description="of the layer being transparent wherever it can"
-    )
+    region_weight: float = _weight(10.0, "of opacity being where the region is; falls to 0 on the way")
+    composition_weight: float = _weight(1.0, "of the result showing the target's caption")
+    screen_weight: float = _weight(1.0, "of the layer alone, over green, showing the layer's text")
+    structure_weight: float = _weight(2.0, "of the result keeping the picture's layout and shapes")
+    opacity_weight: float = _weight(6.0, "of the layer being transparent wherever it can")
     num_views: int = Field(
         16, ge=1, le=256, description="random views of the picture that CLIP sees in a step"
     )
