@@ -153,8 +153,8 @@ def ours(options: argparse.Namespace) -> None:
     shutil.rmtree(output / "state", ignore_errors=True)
     config = Config(
         data=[str(data(options.size))], init_from=options.model, output=output, size=options.size,
-        batch_size=options.batch_size, optimizer="adamw", mixed_precision=options.mixed_precision, min_snr=0,
-        steps=10**6, log_steps=10**6, checkpoint_minutes=10**6,
+        batch_size=options.batch_size, optimizer="adamw", mixed_precision=options.mixed_precision,
+        multiscale=False, steps=10**6, log_steps=10**6, checkpoint_minutes=10**6,
         gradient_checkpointing=options.gradient_checkpointing,
     )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)

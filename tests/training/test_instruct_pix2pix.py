@@ -109,8 +109,9 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("base", ["base", "base-v"])
 def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path: Path, base: str):
     config = settings(
-        folder, tmp_path, init_from=str(folder / base), target="sample", min_snr=0, resize_to=36, dropout=0.2
-    )
+        folder, tmp_path, init_from=str(folder / base), target="sample", multiscale=False, resize_to=36,
+        dropout=0.2,
+    )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)
     batch = batch_of(recipe, 10)
     u = batch["u"]
@@ -126,7 +127,7 @@ def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path
 
 
 def test_timesteps_are_drawn_by_their_min_snr_weights(folder: Path, tmp_path: Path):
-    recipe = InstructPix2PixRecipe(settings(folder, tmp_path, init_from=str(folder / "base-v")))
+    recipe = InstructPix2PixRecipe(settings(folder, tmp_path, init_from=str(folder / "base-v"), min_snr=5))
     alpha = recipe.noise.alphas_cumprod
     snr = alpha / (1 - alpha)
     weights = snr.clamp(max=5) / (snr + 1)  # diffusers: for v-prediction
@@ -299,7 +300,7 @@ def test_the_paper_preset_is_the_papers(tmp_path: Path):
         "steps": 10_000, "learning_rate": 1e-4, "schedule": "constant", "optimizer": "adamw",
         "warmup_steps": 0, "weight_decay": 0.01, "ema_decay": 0.9999, "size": 256, "resize_to": 288,
         "flip": 0.5, "dropout": 0.05, "target": "sample", "min_snr": 0.0, "clip_norm": 0.0,
-        "prediction_type": None,
+        "prediction_type": None, "multiscale": False,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in stated} == stated
     assert config.batch_size * config.accumulation * 8 == 1024

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from wordbrush.diffusion.loss import diffusion_target
+from wordbrush.diffusion.loss import diffusion_target, squared_errors
 
 NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -29,6 +28,7 @@ def prediction_errors(
     epsilon: Tensor,
     image: Tensor | None = None,
     added: dict[str, Tensor] | None = None,
+    multiscale: bool = False,
 ) -> Tensor:
     """The squared errors (B,) of predictions at given timesteps from given noise.
 
@@ -41,13 +41,14 @@ def prediction_errors(
         epsilon: (B, C, h, w), the noise.
         image: (B, C, h, w) source latents for the model's extra input channels.
         added: SDXL's pooled text and sizes.
+        multiscale: See `squared_errors`.
     """
     noisy = noise.add_noise(latents, epsilon, t)  # pyright: ignore[reportArgumentType]
     inputs = noisy if image is None else torch.cat([noisy, image], dim=1)
     options: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
     predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text, **options).sample
     target = diffusion_target(noise, latents, epsilon, t)
-    return F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
+    return squared_errors(predicted.float() - target, multiscale=multiscale)
 
 
 def fast_on_cpu(unet: UNet2DConditionModel) -> nn.Module:

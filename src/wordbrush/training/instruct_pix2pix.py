@@ -91,8 +91,9 @@ class Config(LoopConfig):
         0.05, ge=0, le=1 / 3, description="share that loses its text, its image, and both (each)"
     )
     min_snr: float = Field(
-        5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+        0.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
     )
+    multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the U-Net predicts (default: as the model it starts from)"
     )
@@ -181,7 +182,7 @@ class InstructPix2PixRecipe:
         text = _drop(text, self.null, no_text)
         errors = prediction_errors(
             model, self.noise, latents, text.tokens, t=tensors["t"], epsilon=tensors["noise"], image=image,
-            added=self._added(text, latents),
+            added=self._added(text, latents), multiscale=self.config.multiscale,
         )  # fmt: skip
         return {"loss": errors.mean()}
 

@@ -28,5 +28,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": "sample",
         "dropout": 0.05,
         "min_snr": 0.0,
+        "multiscale": False,
     },
 }

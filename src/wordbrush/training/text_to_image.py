@@ -42,8 +42,9 @@ class Config(LoopConfig):
     optimizer: OptimizerName = "muon"
     ema_decay: EmaDecay = 0.999
     min_snr: float = Field(
-        5.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+        0.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
     )
+    multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
     init_from: Path | None = Field(None, description="folder of the U-Net that a new run starts from")
     window: int | None = Field(
@@ -88,7 +89,9 @@ class TextToImageRecipe:
         text = self.encoder.text(batch["caption"]).tokens.where(~dropped[:, None, None], self.null)
         t = torch.multinomial(self.timesteps, count, replacement=True).to(latents.device)
         epsilon = torch.randn_like(latents)
-        errors = prediction_errors(model, self.base.scheduler, latents, text, t=t, epsilon=epsilon)
+        errors = prediction_errors(
+            model, self.base.scheduler, latents, text, t=t, epsilon=epsilon, multiscale=self.config.multiscale
+        )
         return {"loss": errors.mean()}
 
     def export(self, model: nn.Module, folder: Path) -> None:
