@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
 _ROWS = 64
 """Of a block, in layouts that have no blocks of their own."""
 _COLUMNS = ("input_image", "edited_image", "edit_prompt")
+_TASK = "task"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NAME = re.compile(r"[\w-]+")  # of a folder or a seed in the original layout: nothing that leads elsewhere
 _KEY: Any = re.compile(r"(?:.*/)?[^./]*", re.DOTALL)  # of a row in a tar: all up to the name's first dot
@@ -44,11 +45,15 @@ _KEY: Any = re.compile(r"(?:.*/)?[^./]*", re.DOTALL)  # of a row in a tar: all u
 
 @dataclass(frozen=True)
 class Edit:
-    """A row: the files of two pictures (or the pictures, where they lie in no file) and the instruction."""
+    """A row: the files of two pictures (or the pictures, where they lie in no file) and the instruction.
+
+    `task` is its name in Emu Edit's taxonomy, where the data set says it.
+    """
 
     before: bytes | Image.Image
     after: bytes | Image.Image
     instruction: str
+    task: str | None = None
 
     def pictures(self) -> tuple[Image.Image, Image.Image]:
         """Before and after, "RGB"."""
@@ -85,6 +90,13 @@ def open_blocks(sources: Sequence[str], split: str = "train") -> list[Block]:
     if not blocks:
         raise DataError(f"no edits in {', '.join(sources)}")
     return blocks
+
+
+def edit_tasks(blocks: Iterable[Block], path: Path) -> None:
+    """Writes the (n,) names of all rows' tasks, "" where a row has none."""
+    names = [edit.task or "" for block in blocks for edit in block.read()]
+    with path.open("wb") as file:
+        np.save(file, np.array(names, dtype=np.str_))
 
 
 def picture_sizes(blocks: Iterable[Block], path: Path) -> None:
@@ -154,7 +166,7 @@ def _parquet_blocks(files: Any, path: str) -> Iterator[Block]:
     with files.open(path, "rb") as file:
         footer: Any = pq.read_metadata(file)
     names = known_columns(Path(path), footer.schema.to_arrow_schema().names)
-    columns = {names[name]: name for name in names if names[name] in _COLUMNS}
+    columns = {names[name]: name for name in names if names[name] in (*_COLUMNS, _TASK)}
     for group in range(footer.num_row_groups):
         name, count = f"{path} row group {group}", footer.row_group(group).num_rows
         yield Block(name, count, partial(_read_group, files, path, group, columns))
@@ -167,16 +179,17 @@ def _read_group(files: Any, path: str, group: int, columns: dict[str, str]) -> l
             table: Any = parquet.read_row_group(group, columns=list(columns.values()))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read {where}: {one_line(error)}") from error
-    values = zip(*(table.column(columns[name]).to_pylist() for name in _COLUMNS), strict=True)
+    wanted = [name for name in (*_COLUMNS, _TASK) if name in columns]
+    values = zip(*(table.column(columns[name]).to_pylist() for name in wanted), strict=True)
     return [_edit(where, *row) for row in values]
 
 
-def _edit(where: str, before: Any, after: Any, instruction: Any) -> Edit:
+def _edit(where: str, before: Any, after: Any, instruction: Any, task: Any = None) -> Edit:
     """A row of untrusted values."""
     before, after = (p.get("bytes") if isinstance(p, dict) else p for p in (before, after))
     if not (isinstance(before, bytes) and isinstance(after, bytes) and isinstance(instruction, str)):
         raise DataError(f"{where}: a row without two pictures inside the file and an instruction")
-    return Edit(before, after, instruction)
+    return Edit(before, after, instruction, task if isinstance(task, str) else None)
 
 
 Places = dict[str, tuple[int, int]]
@@ -204,15 +217,12 @@ def _read_members(files: Any, path: str, rows: list[Places]) -> list[Edit]:
 
     try:
         with files.open(path, "rb") as file:
-            return [
-                _edit(
-                    path,
-                    content(row.get("input_image")),
-                    content(row.get("edited_image")),
-                    json.loads(content(row["json"]) or b"{}").get("edit_prompt"),
-                )
-                for row in rows
-            ]
+            found: list[Edit] = []
+            for row in rows:
+                facts = json.loads(content(row["json"]) or b"{}")
+                before, after = (content(row.get(name)) for name in ("input_image", "edited_image"))
+                found.append(_edit(path, before, after, facts.get("edit_prompt"), facts.get(_TASK)))
+            return found
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"cannot read {path}: {one_line(error)}") from error
 
@@ -263,6 +273,6 @@ def _read_rendered(edits: RenderedEdits, start: int) -> list[Edit]:
     rows = range(start, min(start + _ROWS, len(edits)))
     pictures = [[Image.fromarray(np.array(pixels)) for pixels in edits.pair(row)] for row in rows]
     return [
-        Edit(before, after, edits.rows[row]["instruction"])
+        Edit(before, after, edits.rows[row]["instruction"], edits.rows[row]["task"])
         for (before, after), row in zip(pictures, rows, strict=True)
     ]

@@ -58,6 +58,28 @@ def evaluate_storybook(
     print(to_json(found) if as_json else to_markdown(found), end="")
 
 
+@evaluate_app.command("task-predictor")
+def evaluate_task_predictor(
+    model: Annotated[
+        str, typer.Option(help="An embedded name, a trained predictor, or a sentence encoder.")
+    ] = "storybook",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Labelled instructions, of which the held-out ones are asked.")
+    ] = None,
+    i2ebench: Annotated[Path | None, typer.Option(help="The folder EditData of I2EBench.")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Storybook instructions, in held-out phrasings.")] = 1000,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure a task predictor: how often it is right, and what it takes for what."""
+    from wordbrush.editors.task_predictor import load_task_predictor
+    from wordbrush.evaluation.report import to_json
+    from wordbrush.evaluation.task_prediction import ask, collect, to_markdown
+
+    predictor = load_task_predictor(model)
+    found = {title: ask(predictor, questions) for title, questions in collect(data or [], i2ebench, num)}
+    print(to_json(found) if as_json else "\n".join(map(to_markdown, found, found.values())), end="")
+
+
 @evaluate_app.command("curves")
 def evaluate_curves(
     editors: Annotated[
