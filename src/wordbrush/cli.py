@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 _Seed = Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")]
 _Variations = Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")]
+_NegativePrompt = Annotated[str | None, typer.Option(help="What the result shall not show.")]
+_Task = Annotated[
+    str | None, typer.Option(help="The task that a method of many is given. (default: it is predicted)")
+]
 _CANCELLED = 130  # what a shell reports for a command that Ctrl-C ended
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -248,7 +252,8 @@ def edit(
         str | None, typer.Option(help="What the picture shows, for methods that edit by description.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="What the result shall show, for the same.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the result shall not show.")] = None,
+    negative_prompt: _NegativePrompt = None,
+    task: _Task = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG, JPEG or WebP. (default: NAME-edited.png next to PICTURE)"),
@@ -294,7 +299,7 @@ def edit(
     if from_metadata is not None and setup.model is None and not is_here(recipe.model):
         raise UsageError(f"{from_metadata} asks for another model: --model {recipe.model} fetches it")
     asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
-    asked |= {"negative_prompt": negative_prompt, "seed": seed}
+    asked |= {"negative_prompt": negative_prompt, "task": task, "seed": seed}
     recipe = recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
     if upscale is not None:
         recipe = recipe.model_copy(update={"upscale": None})  # of the record: nothing is left to remark
@@ -316,6 +321,8 @@ def edit(
         save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
     for name, path in found.items():
         _save_found(result, name, path, force)
+    if ranked := result.intermediates.get("task"):
+        _say("task: " + ", ".join(f"{name} ({share:.0%})" for name, share in ranked[0]))
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
@@ -457,7 +464,8 @@ def turn(
     ] = None,
     source: Annotated[str | None, typer.Option(help="What the current picture shows.")] = None,
     target: Annotated[str | None, typer.Option(help="What the result shall show.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the result shall not show.")] = None,
+    negative_prompt: _NegativePrompt = None,
+    task: _Task = None,
     mask: Annotated[Path | None, typer.Option(help="White may change in this turn, black may not.")] = None,
     seed: _Seed = None,
     variations: _Variations = 1,
@@ -490,6 +498,7 @@ def turn(
         known.image(),
         **given,
         negative_prompt=negative_prompt,
+        task=task,
         mask=cover,
         seed=seed,
         num_variations=variations,

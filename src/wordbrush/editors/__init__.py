@@ -10,6 +10,7 @@ from typing import Any
 
 from wordbrush.editors.settings import (
     DiffEditSettings,
+    EmuEditSettings,
     ImagicSettings,
     InstructPix2PixSettings,
     PromptToPromptSettings,
@@ -61,6 +62,13 @@ METHODS = {
             "follows an instruction (InstructPix2Pix, 2211.09800)",
             InstructPix2PixSettings,
             "wordbrush.editors.instruct_pix2pix:InstructPix2Pix.load",
+            needs=("instruction",),
+        ),
+        Method(
+            "emu-edit",
+            "follows an instruction, as the task that it belongs to (Emu Edit, 2311.10089)",
+            EmuEditSettings,
+            "wordbrush.editors.emu_edit:EmuEdit.load",
             needs=("instruction",),
         ),
         Method(

@@ -1,7 +1,7 @@
 """InstructPix2Pix: an editor that follows an instruction (Brooks et al., 2211.09800)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +15,13 @@ from wordbrush.editors.latent_editor import Batch, LatentEditor
 from wordbrush.editors.settings import InstructPix2PixSettings
 from wordbrush.errors import ModelError
 
+_S = TypeVar("_S", bound=InstructPix2PixSettings)
 _FULL = 2
 """Place of the fully conditional branch among (no image, no text), (image, no text), (image, text)."""
 
 
-class InstructPix2Pix(LatentEditor[InstructPix2PixSettings]):
-    """Its U-Net takes the picture's latents beside the noisy ones."""
-
-    method = METHODS["instruct-pix2pix"]
+class InstructionEditor(LatentEditor[_S]):
+    """An editor whose U-Net takes the picture's latents beside the noisy ones; guided with two scales."""
 
     @classmethod
     def check(cls, model: LatentDiffusion) -> None:
@@ -75,3 +74,9 @@ class InstructPix2Pix(LatentEditor[InstructPix2PixSettings]):
             return rescale_guidance(guided, noise[-1], rescale) if rescale else guided
 
         return predict
+
+
+class InstructPix2Pix(InstructionEditor[InstructPix2PixSettings]):
+    """The method as published."""
+
+    method = METHODS["instruct-pix2pix"]

@@ -144,7 +144,12 @@ class LatentEditor(ABC, Generic[S]):
         record = describe_model(
             model, lora=lora, concept=concept, config=config, device=place.type, dtype=precision
         )
-        return cls(loaded, settings, record=record)
+        editor = cls(loaded, settings, record=record)
+        editor.load_extras(model)
+        return editor
+
+    def load_extras(self, model: str | Path) -> None:
+        """Load what the method needs beside the checkpoint's own networks; here nothing."""
 
     def with_settings(self, **changes: Any) -> Self:
         """An editor with some settings changed; the model and its encoded prompts are shared."""

@@ -84,6 +84,21 @@ class InstructPix2PixSettings(SamplingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmuEditSettings(InstructPix2PixSettings):
+    """Settings of Emu Edit (Sheynin et al., 2311.10089)."""
+
+    text_scale: float = Field(
+        5.0, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the instruction"
+    )
+    task_predictor: str | None = Field(
+        None, description="folder or hub id of the model that finds the task (default: the checkpoint's own)"
+    )
+    task_file: str | None = Field(
+        None, description="a task that was learned on its own, by `wordbrush train task-inversion`"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SDEditSettings(SamplingSettings):
     """Settings of SDEdit (Meng et al., 2108.01073), at the defaults of diffusers' image-to-image pipeline."""
 

@@ -28,6 +28,7 @@ def prediction_errors(
     epsilon: Tensor,
     image: Tensor | None = None,
     added: dict[str, Tensor] | None = None,
+    task: Tensor | None = None,
     multiscale: bool = False,
 ) -> Tensor:
     """The squared errors (B,) of predictions at given timesteps from given noise.
@@ -41,11 +42,13 @@ def prediction_errors(
         epsilon: (B, C, h, w), the noise.
         image: (B, C, h, w) source latents for the model's extra input channels.
         added: SDXL's pooled text and sizes.
+        task: (B,), what a model with task embeddings takes as `class_labels`.
         multiscale: See `squared_errors`.
     """
     noisy = noise.add_noise(latents, epsilon, t)  # pyright: ignore[reportArgumentType]
     inputs = noisy if image is None else torch.cat([noisy, image], dim=1)
     options: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
+    options |= {} if task is None else {"class_labels": task}
     predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text, **options).sample
     target = diffusion_target(noise, latents, epsilon, t)
     return squared_errors(predicted.float() - target, multiscale=multiscale)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -111,6 +112,7 @@ class Config(LoopConfig):
         return PRESETS.get(given.get("preset", "laptop"), {}) | given
 
 
+_C = TypeVar("_C", bound=Config)
 FREE = (
     "output", "steps", "preset", "resume", "cache_folder", "workers", "checkpoint_minutes", "max_minutes",
     "log_steps", "preflight", "validation", "validation_steps", "validation_edits", "push_to_hub",
@@ -131,7 +133,7 @@ class InstructPix2PixRecipe:
         unet: UNet2DConditionModel = self.base.unet
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.model: nn.Module = fast_on_cpu(unet)
+        self.model: nn.Module = self.build(unet)
         self.noise = cast("DDPMScheduler", DDPMScheduler.from_config(self.base.scheduler.config))
         self.encoder = Encoder(self.base, config.target == "sample", config.mixed_precision == "bf16")
         self.null = self.encoder.null_text()
@@ -146,6 +148,10 @@ class InstructPix2PixRecipe:
             flip=config.flip,
         )
         self._check_size()
+
+    def build(self, unet: UNet2DConditionModel) -> nn.Module:
+        """What is trained."""
+        return fast_on_cpu(unet)
 
     @property
     def cached(self) -> bool:
@@ -182,7 +188,7 @@ class InstructPix2PixRecipe:
         text = _drop(text, self.null, no_text)
         errors = prediction_errors(
             model, self.noise, latents, text.tokens, t=tensors["t"], epsilon=tensors["noise"], image=image,
-            added=self._added(text, latents), multiscale=self.config.multiscale,
+            added=self._added(text, latents), multiscale=self.config.multiscale, task=tensors.get("task"),
         )  # fmt: skip
         return {"loss": errors.mean()}
 
@@ -195,9 +201,9 @@ class InstructPix2PixRecipe:
                 f"Adapters for {config.init_from}: `wordbrush edit --model {config.init_from} --lora FOLDER`."
             )
         elif config.autoencoder is not None:
-            return model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            return self.save_unet(model, folder)
         else:
-            save_pipeline(self.base, model, folder)
+            self.save(model, folder)
             if self.own_settings:
                 (folder / "wordbrush.json").write_text(json.dumps({METHOD: self.own_settings}) + "\n")
             use = (
@@ -210,6 +216,14 @@ class InstructPix2PixRecipe:
             settings=config.model_dump(mode="json", exclude={"output", "resume"}), output=config.output,
         )  # fmt: skip
         return None
+
+    def save_unet(self, model: nn.Module, folder: Path) -> None:
+        """The folder of a U-Net."""
+        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """A diffusers folder."""
+        save_pipeline(self.base, model, folder)
 
     def example(self) -> dict[str, Any]:
         """The U-Net's inputs for one process's batch, on the "meta" device."""
@@ -311,10 +325,15 @@ def _drop(text: TextEmbeds, null: TextEmbeds, dropped: Tensor) -> TextEmbeds:
 
 def main(config: Config) -> None:
     """Trains, or goes on training, the editor."""
+    run(config, InstructPix2PixRecipe)
+
+
+def run(config: _C, kind: Callable[[_C], InstructPix2PixRecipe]) -> None:
+    """Trains, or goes on training, an editor by this recipe or by one that builds on it."""
     if config.push_to_hub:
         publishing.check_hub(config.push_to_hub)
     check_run(config, resume=config.resume, free=FREE)
-    recipe, first = InstructPix2PixRecipe(config), processes().is_main_process
+    recipe, first = kind(config), processes().is_main_process
     if config.preflight:
         line = preflight.check(recipe.need(), config, recipe.base.device)
         if first:

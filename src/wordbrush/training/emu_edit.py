@@ -1,0 +1,136 @@
+"""Emu Edit: an editor of many tasks, each with a learned embedding (2311.10089).
+
+InstructPix2Pix's recipe with a task in every sample. Its `--init-from` may be any checkpoint that the latter
+takes, or an editor of this kind, whose embeddings then go on being learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from wordbrush.data.blocks import edit_tasks
+from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, take_task
+from wordbrush.tasks import TASKS
+from wordbrush.training import instruct_pix2pix
+from wordbrush.training.base import checkpoint_of, save_pipeline
+from wordbrush.training.denoising import fast_on_cpu
+from wordbrush.training.instruct_pix2pix import InstructPix2PixRecipe
+from wordbrush.training.loop import TrainingError
+from wordbrush.training.resuming import made_once
+
+
+class Config(instruct_pix2pix.Config):
+    """Defaults of the storybook's multi-task editor."""
+
+    zero_terminal_snr: bool = Field(
+        True, description="noise the last step wholly (2305.08891), which needs v-prediction and --min-snr 0"
+    )
+    prediction_type: Any = Field("v_prediction", description="what the U-Net predicts")
+
+    @model_validator(mode="after")
+    def _last_step_is_learned(self) -> Self:
+        if self.zero_terminal_snr and (self.prediction_type != "v_prediction" or self.min_snr):
+            raise ValueError("--zero-terminal-snr needs --prediction-type v_prediction and --min-snr 0")
+        if self.lora_rank is not None:
+            raise ValueError("--lora-rank: an editor of many tasks is trained whole")
+        if self.validation is not None:
+            raise ValueError("--validation looks at editors without tasks only: use `wordbrush evaluate`")
+        return self
+
+
+class TaskedUNet(nn.Module):
+    """A U-Net and its task embedding; takes the numbers of tasks (B,) as `class_labels`."""
+
+    def __init__(self, unet: UNet2DConditionModel, tasks: TaskEmbedding) -> None:
+        super().__init__()
+        self.unet, self.tasks = unet, tasks
+
+    def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, **options: Any) -> Any:
+        """The U-Net's own output."""
+        time, token = self.tasks(self.tasks.vectors(options.pop("class_labels")))
+        text = torch.cat([encoder_hidden_states, token.to(encoder_hidden_states)], dim=1)
+        return self.unet(sample, timestep, text, class_labels=time, **options)
+
+
+class WithTasks(Dataset[dict[str, Any]]):
+    """Samples of edits, with the number of each one's task as "task"."""
+
+    def __init__(self, edits: Dataset[dict[str, Any]], numbers: np.ndarray[Any, Any]) -> None:
+        self.edits, self.numbers = edits, numbers
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        found = self.edits[sample]
+        return found | {"task": int(self.numbers[found["row"]])}
+
+
+class EmuEditRecipe(InstructPix2PixRecipe):
+    """InstructPix2Pix's, of a U-Net that is told the task."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.zero_terminal_snr:
+            known: Any = self.base.scheduler
+            options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            changed = type(known).from_config(known.config, **options)
+            self.base = dataclasses.replace(self.base, scheduler=changed)
+            self.noise = cast("DDPMScheduler", DDPMScheduler.from_config(changed.config))
+
+    def build(self, unet: UNet2DConditionModel) -> nn.Module:
+        """The U-Net with its task embedding: that of the checkpoint, or a new one."""
+        folder = Path(checkpoint_of(self.config.init_from)[0]).expanduser() / PART
+        if folder.is_dir():
+            tasks: Any = TaskEmbedding.from_pretrained(folder)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.config.seed)
+                tasks = TaskEmbedding.for_unet(take_task(unet), list(TASKS))
+        self.tasks: list[str] = tasks.names
+        fast_on_cpu(unet)
+        return TaskedUNet(unet, tasks.to(unet.device))
+
+    def samples(self) -> Dataset[dict[str, Any]]:
+        """InstructPix2Pix's, with tasks.
+
+        Raises:
+            TrainingError: A row has no task, or one that the model does not know.
+        """
+        path = self.config.output / "cache" / f"tasks-{sum(block.count for block in self.blocks)}.npy"
+        names: Any = np.load(made_once(path, partial(edit_tasks, self.blocks)))
+        if unknown := sorted(set(names.tolist()) - set(self.tasks)):
+            named = ", ".join(name or "no task" for name in unknown)
+            raise TrainingError(f"the data has rows of {named}; the model knows {', '.join(self.tasks)}")
+        numbers = {name: number for number, name in enumerate(self.tasks)}
+        return WithTasks(super().samples(), np.array([numbers[name] for name in names.tolist()]))
+
+    def save_unet(self, model: nn.Module, folder: Path) -> None:
+        """The folder of a U-Net, with the task embedding inside."""
+        whole: Any = model
+        whole.unet.save_pretrained(folder)
+        whole.tasks.save_pretrained(folder / PART)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """A diffusers folder, with the task embedding beside the U-Net."""
+        whole: Any = model
+        save_pipeline(self.base, whole.unet, folder)
+        whole.tasks.save_pretrained(folder / PART)
+
+    def example(self) -> dict[str, Any]:
+        """The model's inputs for one process's batch, on the "meta" device."""
+        count = self.config.batch_size
+        return super().example() | {"class_labels": torch.zeros(count, dtype=torch.long, device="meta")}
+
+
+def main(config: Config) -> None:
+    """Trains, or goes on training, the editor."""
+    instruct_pix2pix.run(config, EmuEditRecipe)

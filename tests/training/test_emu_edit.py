@@ -1,0 +1,147 @@
+"""The recipe of Emu Edit: InstructPix2Pix's, told the task in both ways."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import default_collate
+
+import wordbrush
+from tests import tiny
+from tests.training.edits import SMALL, rows
+from wordbrush import EditRequest
+from wordbrush.data.shards import write_shards
+from wordbrush.tasks import TASKS
+from wordbrush.training import instruct_pix2pix, task_inversion
+from wordbrush.training.emu_edit import Config, EmuEditRecipe, main
+from wordbrush.training.loop import TrainingError
+
+KINDS = ("remove", "depth", "remove", "add", "style")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/, of four tasks; bare/, of none; base/, a text-to-image model that predicts v."""
+    folder = tmp_path_factory.mktemp("emu")
+    made = rows(10)
+    tasked = [row.model_copy(update={"task": KINDS[i % 5]}) for i, row in enumerate(made)]
+    write_shards(folder / "data", "train", tasked, shard_bytes=4000)
+    write_shards(folder / "bare", "train", made)
+    tiny.save("sd2", folder / "base", in_channels=4)
+    return folder
+
+
+def settings(folder: Path, output: Path, **changes: Any) -> Config:
+    given = {"data": [str(folder / "data")], "init_from": str(folder / "base"), "output": output}
+    return Config(**(given | SMALL | {"preflight": False} | changes))
+
+
+def batch_of(recipe: Any, count: int) -> Any:
+    samples = recipe.samples()
+    return default_collate([samples[i] for i in range(count)])
+
+
+def test_every_sample_has_the_task_of_its_row(folder: Path, tmp_path: Path):
+    samples: Any = EmuEditRecipe(settings(folder, tmp_path)).samples()
+    found = [samples[i] for i in range(10)]
+    assert [list(TASKS)[s["task"]] for s in found] == [KINDS[s["row"] % 5] for s in found]
+
+
+def test_only_the_tasks_of_the_batch_are_learned(folder: Path, tmp_path: Path):
+    recipe = EmuEditRecipe(settings(folder, tmp_path))
+    model: Any = recipe.model
+    torch.nn.init.normal_(model.tasks.to_time.weight)
+    batch = batch_of(recipe, 4)
+    recipe.losses(model, batch)["loss"].backward()
+    learned = {int(n) for n in model.tasks.vectors.weight.grad.abs().sum(1).nonzero()}
+    assert learned == set(batch["task"].tolist())
+    assert all(p.grad is not None for p in model.unet.parameters())
+
+
+def test_a_silent_task_leaves_instruct_pix2pix(folder: Path, tmp_path: Path):
+    """With nothing added to the timestep and a token that repeats none, only the token's weight is left."""
+    given = settings(folder, tmp_path / "a", zero_terminal_snr=False)
+    recipe = EmuEditRecipe(given)
+    plain = instruct_pix2pix.InstructPix2PixRecipe(given.model_copy(update={"output": tmp_path / "b"}))
+    model: Any = recipe.model
+    batch = batch_of(recipe, 3)
+    options = {"sample": torch.randn(3, 8, 16, 16), "timestep": torch.tensor([1, 500, 900])}
+    text = torch.randn(3, 40, 32)
+    token = model.tasks(model.tasks.vectors(batch["task"]))[1]
+    with torch.inference_mode():
+        with_task = model(**options, encoder_hidden_states=text, class_labels=batch["task"]).sample
+        expected = plain.model(**options, encoder_hidden_states=torch.cat([text, token], 1)).sample
+    assert torch.allclose(with_task, expected, atol=1e-6)
+
+
+def test_the_last_step_is_pure_noise(folder: Path, tmp_path: Path):
+    recipe = EmuEditRecipe(settings(folder, tmp_path))
+    assert float(recipe.noise.alphas_cumprod[-1]) == 0 and float(recipe.draws.timesteps[-1]) > 0
+    assert recipe.noise.config["prediction_type"] == "v_prediction"
+
+
+def test_what_is_trained_edits_and_goes_on_being_trained(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a"))
+    model = tmp_path / "a" / "model"
+    editor = wordbrush.load(model, "emu-edit", device="cpu", dtype="float32", steps=2)
+    picture = tiny_picture()
+    results = [
+        editor.edit(EditRequest(picture, "make it 3", seed=0, task=t)).images[0] for t in ("add", "depth")
+    ]
+    assert results[0].size == picture.size and results[0].tobytes() != results[1].tobytes()
+    again = EmuEditRecipe(settings(folder, tmp_path / "b", init_from=str(model)))
+    weights: Any = wordbrush.load(model, "emu-edit", device="cpu", dtype="float32")
+    trained: Any = again.model
+    assert torch.equal(trained.tasks.vectors.weight, weights.embedding.vectors.weight)
+    assert float(again.noise.alphas_cumprod[-1]) == 0
+
+
+def tiny_picture() -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8))
+
+
+def test_rows_without_a_task_are_named(folder: Path, tmp_path: Path):
+    with pytest.raises(TrainingError, match="rows of no task; the model knows local"):
+        EmuEditRecipe(settings(folder, tmp_path, data=[str(folder / "bare")])).samples()
+
+
+@pytest.mark.parametrize(
+    "change", [{"min_snr": 5.0}, {"prediction_type": "epsilon"}, {"lora_rank": 4}, {"validation": "x"}]
+)
+def test_settings_that_exclude_each_other_are_refused(change: dict[str, Any], folder: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="--"):
+        settings(folder, tmp_path, **change)
+
+
+def test_a_new_task_is_learned_and_nothing_else_changes(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a"))
+    model, few = tmp_path / "a" / "model", str(folder / "bare")
+    given = settings(folder, tmp_path / "b", init_from=str(model), data=[few]).model_dump(
+        exclude_unset=True, exclude={"ema_decay"}
+    )
+    before = {path: path.read_bytes() for path in model.rglob("*.safetensors")}
+    config = task_inversion.Config(**given, name="outline")
+    recipe = task_inversion.TaskInversionRecipe(config)
+    start: Any = recipe.model
+    assert [name for name, _ in start.named_parameters()] == ["vector"]
+    task_inversion.main(config)
+    file = tmp_path / "b" / "model" / "outline.safetensors"
+    (learned,) = load_file(file).values()
+    assert learned.shape == start.vector.shape and not torch.equal(learned, start.vector)
+    assert before == {path: path.read_bytes() for path in model.rglob("*.safetensors")}
+    editor = wordbrush.load(model, "emu-edit", device="cpu", dtype="float32", steps=2, task_file=str(file))
+    assert editor.edit(EditRequest(tiny_picture(), "make it 3", seed=0, task="outline")).images[0].size == (
+        48,
+        32,
+    )
+
+
+def test_a_new_task_needs_an_editor_of_tasks_and_a_name_of_its_own(folder: Path, tmp_path: Path):
+    given = settings(folder, tmp_path).model_dump(exclude_unset=True, exclude={"ema_decay"})
+    with pytest.raises(ValueError, match="holds no task embeddings"):
+        task_inversion.Config(**given, name="outline")
