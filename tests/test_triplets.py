@@ -4,7 +4,9 @@ import pytest
 
 from wordbrush.errors import UsageError
 from wordbrush.triplets import (
+    GroundedEdit,
     Triplet,
+    WrittenEdit,
     completion,
     normalise,
     parse_completion,
@@ -22,8 +24,17 @@ def test_the_text_is_the_papers():
 
 
 def test_a_completion_reads_back():
-    assert parse_completion(completion(ROW)) == ("make it a cat", "a cat")
-    assert parse_completion(completion(ROW) + " and more\n%%\nof it") == ("make it a cat", "a cat")
+    written = WrittenEdit(edit="make it a cat", output="a cat")
+    assert parse_completion(completion(ROW)) == written
+    assert parse_completion(completion(ROW) + " and more\n%%\nof it") == written
+
+
+def test_with_a_task_the_answer_says_what_it_is_about():
+    row = ROW.model_copy(update={"task": "local", "original": "dog", "edited": "cat"})
+    assert prompt(row.caption, row.task) == "local: a dog\n##\n"
+    assert completion(row) == "make it a cat\n%%\ndog\n%%\ncat\n%%\na cat\nEND"
+    written = GroundedEdit(edit="make it a cat", original="dog", edited="cat", output="a cat")
+    assert parse_completion(completion(row)) == written
 
 
 @pytest.mark.parametrize(

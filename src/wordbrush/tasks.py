@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Group = Literal["region", "free-form", "vision"]
+ObjectField = Literal["original", "edited"]
 
 
 @dataclass(frozen=True)
@@ -17,27 +18,37 @@ class Task:
             are posed as edits.
         description: One line for a user, and for the language model that writes instructions.
         examples: Instructions.
+        objects: Which things an edit is about: "original", one of the picture before (of `background`: what
+            stays), and "edited", one of the picture after.
     """
 
     group: Group
     description: str
     examples: tuple[str, ...]
+    objects: tuple[ObjectField, ...] = ()
 
 
 TASKS: dict[str, Task] = {
     "local": Task(
         "region", "replace an object, or change its attributes",
         ("replace the dog with a cat", "make the man smile", "make the car bigger"),
+        ("original", "edited"),
     ),
-    "remove": Task("region", "erase an object", ("remove the dog", "get rid of the people at the back")),
-    "add": Task("region", "insert an object", ("add a hat to the woman", "put a boat on the lake")),
+    "remove": Task(
+        "region", "erase an object", ("remove the dog", "get rid of the people at the back"), ("original",)
+    ),
+    "add": Task(
+        "region", "insert an object", ("add a hat to the woman", "put a boat on the lake"), ("edited",)
+    ),
     "texture": Task(
         "region", "change how a surface looks and keep its shape",
         ("make the jacket leather", "paint the door blue", "give the vase a marble texture"),
+        ("original", "edited"),
     ),
     "background": Task(
         "region", "change what is behind the objects",
         ("change the background to a beach", "put it in a desert"),
+        ("original",),
     ),
     "global": Task(
         "free-form", "change the whole picture: time, weather, season",

@@ -1,5 +1,7 @@
 """Triplets of (caption, edit, output caption): their files, and the text in which a language model sees them.
 
+A triplet may name its task and the things that it is about, as Emu Edit's data do (2311.10089).
+
 Keys and separators are those of InstructPix2Pix (2211.09800): triplets written by people have the keys input,
 edit, output; generated ones caption, edit, output, url. Both are read; the second form is written.
 """
@@ -20,16 +22,21 @@ STOP = "\nEND"
 
 
 class Caption(BaseModel):
-    """What a picture shows, in one line, and where the picture came from ("" if not known)."""
+    """What a picture shows, in one line; where it came from ("": not known); the task wanted ("": any)."""
 
     model_config = ConfigDict(frozen=True)
 
     text: str
     url: str = ""
+    task: str = ""
 
 
 class Triplet(BaseModel):
-    """A caption, an instruction that changes what it describes, and the caption of the changed picture."""
+    """A caption, an instruction that changes what it describes, and the caption of the changed picture.
+
+    `task` is Emu Edit's name of the kind of edit, `original` the thing in question in the words of the
+    caption, and `edited` in those of the output; "" where there is none or it is not known.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, str_strip_whitespace=True)
 
@@ -37,6 +44,25 @@ class Triplet(BaseModel):
     edit: str
     output: str
     url: str = ""
+    task: str = ""
+    original: str = ""
+    edited: str = ""
+
+
+class WrittenEdit(BaseModel):
+    """What a writer answers to a caption."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    edit: str
+    output: str
+
+
+class GroundedEdit(WrittenEdit):
+    """What a writer answers to a caption and a task."""
+
+    original: str
+    edited: str
 
 
 def normalise(text: str) -> str:
@@ -44,21 +70,26 @@ def normalise(text: str) -> str:
     return " ".join(text.split()).strip(".!?").strip().lower()
 
 
-def prompt(caption: str) -> str:
+def prompt(caption: str, task: str = "") -> str:
     """What a language model is given."""
-    return f"{caption}{PROMPT_END}"
+    return f"{task}: {caption}{PROMPT_END}" if task else f"{caption}{PROMPT_END}"
 
 
 def completion(triplet: Triplet) -> str:
-    """What a language model should answer, its stop included."""
-    return f"{triplet.edit}{EDIT_END}{triplet.output}{STOP}"
+    """What a language model should answer, its stop included; with a task, also what the edit is about."""
+    objects = [triplet.original, triplet.edited] if triplet.task else []
+    return EDIT_END.join([triplet.edit, *objects, triplet.output]) + STOP
 
 
-def parse_completion(text: str) -> tuple[str, str] | None:
-    """Edit and output caption of an answer; None if it does not end or is not exactly two parts."""
+def parse_completion(text: str) -> WrittenEdit | None:
+    """What was answered; None if it does not end or has neither two parts nor four."""
     body, stop, _ = text.partition(STOP)
     parts = body.split(EDIT_END)
-    return (parts[0].strip(), parts[1].strip()) if stop and len(parts) == 2 else None
+    if stop and len(parts) == 2:
+        return WrittenEdit(edit=parts[0], output=parts[1])
+    if stop and len(parts) == 4:
+        return GroundedEdit(edit=parts[0], original=parts[1], edited=parts[2], output=parts[3])
+    return None
 
 
 def read_triplets(path: Path) -> list[Triplet]:
@@ -84,11 +115,12 @@ def _parse(path: Path, number: int, line: str) -> Triplet:
 
 
 def write_triplets(path: Path, triplets: Iterable[Triplet]) -> None:
-    """Write rows of caption, edit, output, url; replaces the file only once all are written.
+    """Write rows of caption, edit, output, url, and the rest where there is a task; all or nothing.
 
     Raises:
         OutputError: the file cannot be written.
     """
     with atomic_file(path, overwrite=True) as file:
         for triplet in triplets:
-            file.write(triplet.model_dump_json().encode() + b"\n")
+            unknown = None if triplet.task else {"task", "original", "edited"}
+            file.write(triplet.model_dump_json(exclude=unknown).encode() + b"\n")

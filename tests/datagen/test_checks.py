@@ -51,6 +51,26 @@ def test_harmless_words_with_unsafe_ones_inside(text: str):
     assert unsafe(text) is None
 
 
+@pytest.mark.parametrize(
+    ("task", "original", "edited", "reason"),
+    [
+        ("", "", "", None),
+        ("local", "dog", "cat", None),
+        ("local", "Small dog.", "small cat", None),
+        ("local", "", "cat", "ungrounded: the original object is not in the caption"),
+        ("local", "dog", "bird", "ungrounded: the edited object is not in the caption"),
+        ("remove", "dog", "", None),
+        ("remove", "cow", "", "ungrounded: the original object is not in the caption"),
+        ("add", "", "cat", None),
+        ("global", "", "", None),
+        ("cook", "dog", "cat", "malformed: no task"),
+    ],
+)
+def test_a_row_of_a_task_names_what_it_is_about(task: str, original: str, edited: str, reason: str | None):
+    found = DOG.model_copy(update={"task": task, "original": original, "edited": edited})
+    assert row_flaw(found) == reason
+
+
 def test_unchanged_is_judged_without_looks():
     assert unchanged(row("A dog.", "make it nicer", "a  dog"))
     assert unchanged(row("a dog", "make it a cat", "a cat")) is None

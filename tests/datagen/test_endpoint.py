@@ -17,8 +17,10 @@ import pytest
 from wordbrush.datagen.endpoint import EndpointError, EndpointSettings, EndpointWriter
 from wordbrush.datagen.instructions import Rejected
 from wordbrush.errors import UsageError
-from wordbrush.triplets import Caption, Triplet
+from wordbrush.tasks import TASKS
+from wordbrush.triplets import Caption, Triplet, read_triplets
 
+EXEMPLARS = Path(__file__).parents[2] / "data" / "task_exemplars.jsonl"
 Reply = tuple[int, dict[str, str], str]
 CAPTIONS = [Caption(text=f"a dog on beach {number}", url=f"http://x/{number}") for number in range(12)]
 EXAMPLES = [
@@ -133,6 +135,39 @@ def test_it_asks_for_json_by_examples_and_writes_triplets(server: Server, tmp_pa
         shown <= {triplet.caption for triplet in EXAMPLES} and len(shown) > 6
     )  # not the same for every caption
     assert set(json.loads(request["messages"][2]["content"])) == {"edit", "output"}
+
+
+def grounded(request: dict[str, Any]) -> Reply:
+    output = asked(request).replace("dog", "cat")
+    return chat(json.dumps({"edit": "make it a cat", "original": "dog", "edited": "cat", "output": output}))
+
+
+def test_with_a_task_it_asks_for_what_the_edit_is_about(server: Server, tmp_path: Path):
+    known = read_triplets(EXEMPLARS)
+    settings = EndpointSettings(model="m", base_url=server.url)
+    local = CAPTIONS[0].model_copy(update={"task": "local"})
+    remove = CAPTIONS[1].model_copy(update={"task": "remove"})
+    server.answer = grounded
+    first, second = EndpointWriter(settings, known, tmp_path / "journal.jsonl").write([local, remove])
+    assert isinstance(first, Triplet) and isinstance(second, Triplet)
+    assert (first.task, first.original, first.edited) == ("local", "dog", "cat") and second.task == "remove"
+    request = next(r for r in server.requests if asked(r) == local.text)
+    schema = request["response_format"]["json_schema"]["schema"]
+    assert set(schema["properties"]) == set(schema["required"]) == {"edit", "output", "original", "edited"}
+    told, *shown = [message["content"] for message in request["messages"][:-1]]
+    assert TASKS["local"].description in told and len(shown) == 2 * 5  # of 8 examples 60 %
+    of_the_task = {triplet.caption for triplet in known if triplet.task == "local"}
+    assert set(shown[::2]) <= of_the_task and set(json.loads(shown[1])) == set(schema["properties"])
+    again = EndpointWriter(settings, known, tmp_path / "journal.jsonl").write([local, remove])
+    assert again == [first, second] and len(server.requests) == 2
+
+
+def test_an_answer_about_things_that_are_not_there_is_asked_for_anew(server: Server, tmp_path: Path):
+    server.answer = grounded
+    server.script = [chat('{"edit": "make it a cat", "original": "cow", "edited": "cat", "output": "a cat"}')]
+    caption = CAPTIONS[0].model_copy(update={"task": "local"})
+    (found,) = writer(server, tmp_path).write([caption])
+    assert isinstance(found, Triplet) and found.original == "dog" and len(server.requests) == 2
 
 
 def test_tokens_are_counted_and_cost_what_the_settings_say(server: Server, tmp_path: Path):

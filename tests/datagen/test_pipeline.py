@@ -356,7 +356,7 @@ def test_the_storybook_gives_triplets_of_its_own():
     settings = StorybookTriplets(source="storybook", count=40, operations=("time", "replace"))
     drawn = list(storybook_triplets(settings))
     assert drawn == list(storybook_triplets(settings)) and len(drawn) == 40
-    assert {task for _, task in drawn} == {"local", "global"}
+    assert {triplet.task for triplet in drawn} == {"local", "global"}
     assert drawn[:7] == list(storybook_triplets(settings.model_copy(update={"count": 7})))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wordbrush.tasks import TASKS
 from wordbrush.triplets import EDIT_END, PROMPT_END, Triplet, normalise
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -66,9 +67,24 @@ def flaw(*texts: str) -> str | None:
     return next(filter(None, map(malformed, texts)), None) or unsafe(*texts)
 
 
+def ungrounded(triplet: Triplet) -> str | None:
+    """Whether a row of a task does not say, in its captions' words, which things it is about."""
+    if not triplet.task:
+        return None
+    if triplet.task not in TASKS:
+        return "malformed: no task"
+    texts = {"original": (triplet.original, triplet.caption), "edited": (triplet.edited, triplet.output)}
+    for name in TASKS[triplet.task].objects:
+        thing, text = map(normalise, texts[name])
+        if not thing or thing not in text:
+            return f"ungrounded: the {name} object is not in the caption"
+    return None
+
+
 def row_flaw(triplet: Triplet) -> str | None:
     """The first reason against a row taken by itself."""
-    return flaw(triplet.caption, triplet.edit, triplet.output) or unchanged(triplet)
+    texts = triplet.caption, triplet.edit, triplet.output
+    return flaw(*texts) or unchanged(triplet) or ungrounded(triplet)
 
 
 def hashed_ngrams(texts: Sequence[str]) -> Vectors:

@@ -17,6 +17,7 @@ from wordbrush.errors import UsageError, one_line
 from wordbrush.models import EMBEDDED, resolve
 from wordbrush.storybook.edits import WEIGHTS
 from wordbrush.storybook.scenes import Split
+from wordbrush.tasks import TASKS
 
 _CHANGES_NO_ROW = {
     "engine": {"workers", "price_per_hour"},
@@ -95,6 +96,10 @@ class WrittenTriplets(_Triplets):
     column: str | None = Field(
         default=None, description="of the captions; default: the first of caption, text, TEXT, input"
     )
+    tasks: tuple[str, ...] = Field(
+        default=(),
+        description="Emu Edit's tasks, in turn, one a caption; none: any edit, as for InstructPix2Pix",
+    )
     language: str = Field(default="en", description="ISO 639-1 code of the captions to keep; '' for all")
     endpoint: EndpointSettings | None = Field(default=None, description="an OpenAI-compatible endpoint")
     examples: Path | None = Field(default=None, description="triplets (JSONL) that an endpoint is shown")
@@ -104,6 +109,8 @@ class WrittenTriplets(_Triplets):
     def _check(self) -> WrittenTriplets:
         if (self.endpoint is None) == (self.local is None):
             raise ValueError("give either [triplets.endpoint] or [triplets.local]")
+        if unknown := sorted(set(self.tasks) - set(TASKS)):
+            raise ValueError(f"no task {unknown[0]!r}: one of {', '.join(TASKS)}")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import threading
@@ -16,22 +17,15 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wordbrush.datagen.instructions import TRIES, Rejected, judge, unfit
+from wordbrush.datagen.prompts import SHOWN, system_prompt, vary_verb
 from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
-from wordbrush.triplets import Caption, Triplet
+from wordbrush.triplets import Caption, GroundedEdit, Triplet, WrittenEdit
 
 try:
     import openai
     from openai.types.chat import ChatCompletion
 except ModuleNotFoundError as error:
     raise WordbrushError("an endpoint needs: pip install 'wordbrush[data]'") from error
-
-_TASK = (
-    "You make training data for a program that edits pictures by instructions. You are given the caption "
-    "of a picture. Invent one change that somebody might ask for, and answer with `edit`, the instruction in "
-    "the words of that person, and `output`, the caption of the changed picture. The change can be seen in "
-    "the picture. Keep the words of the caption wherever the change allows it. Vary the kind of change "
-    "(objects, attributes, style, setting, season, medium, material, era, mood) and the wording."
-)
 
 
 class EndpointError(WordbrushError):
@@ -66,15 +60,6 @@ class Usage(NamedTuple):
     cost: float
 
 
-class _Edit(BaseModel):
-    """The JSON that is asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    edit: str
-    output: str
-
-
 class Answer(BaseModel):
     """A line of the journal: a request by its hash, what came of it, and the tokens of all its tries."""
 
@@ -82,6 +67,8 @@ class Answer(BaseModel):
     caption: str
     edit: str = ""
     output: str = ""
+    original: str = ""
+    edited: str = ""
     reason: str = Field(default="", description="why there is no edit")
     input_tokens: int = 0
     output_tokens: int = 0
@@ -90,7 +77,8 @@ class Answer(BaseModel):
         """The triplet, or why there is none, for the caption that was asked about."""
         if self.reason:
             return Rejected(caption, self.reason)
-        return Triplet(caption=caption.text, edit=self.edit, output=self.output, url=caption.url)
+        written = self.model_dump(include={"edit", "output", "original", "edited"})
+        return Triplet(caption=caption.text, url=caption.url, task=caption.task, **written)
 
 
 class Journal:
@@ -209,19 +197,27 @@ class EndpointWriter:
 
     def _request(self, caption: Caption) -> dict[str, Any]:
         """The body of the request for a caption; the same whenever it is made."""
-        draw = random.Random(f"{self.settings.seed} {caption.text}")
-        shown = draw.sample(self.examples, min(self.settings.num_examples, len(self.examples)))
-        messages = [_message("system", _TASK)]
-        for triplet in shown:
-            answer = _Edit(edit=triplet.edit, output=triplet.output).model_dump_json()
+        draw = random.Random(f"{self.settings.seed} {caption.task} {caption.text}")
+        messages = [_message("system", system_prompt(caption.task))]
+        for triplet in self._shown(caption.task, draw):
+            fields = triplet.model_dump(include=set(_answer(caption).model_fields))
+            answer = _answer(caption)(**fields).model_dump_json()
             messages += [_message("user", triplet.caption), _message("assistant", answer)]
-        schema = {"name": "edit", "strict": True, "schema": _Edit.model_json_schema()}
+        schema = {"name": "edit", "strict": True, "schema": _answer(caption).model_json_schema()}
         return {
             "model": self.settings.model,
             "messages": [*messages, _message("user", caption.text)],
             "response_format": {"type": "json_schema", "json_schema": schema},
             **self.settings.options,
         }
+
+    def _shown(self, task: str, draw: random.Random) -> list[Triplet]:
+        """Examples in a drawn order; of a task, some of its own, with other verbs now and then."""
+        if not task:
+            return draw.sample(self.examples, min(self.settings.num_examples, len(self.examples)))
+        known = [triplet for triplet in self.examples if triplet.task == task]
+        count = min(self.settings.num_examples, math.ceil(SHOWN * len(known)))
+        return [t.model_copy(update={"edit": vary_verb(t.edit, draw)}) for t in draw.sample(known, count)]
 
     def _ask(self, key: str, caption: Caption, request: dict[str, Any]) -> Answer:
         """Asks until an answer is accepted, and writes down what came last."""
@@ -257,9 +253,11 @@ class EndpointWriter:
 
 def _with_reply(answer: Answer, caption: Caption, reply: ChatCompletion) -> Answer:
     found = _read(caption, reply.choices[0].message.content or "")
-    changes: dict[str, Any] = {"reason": found.reason} if isinstance(found, Rejected) else {
-        "edit": found.edit, "output": found.output, "reason": ""
-    }  # fmt: skip
+    changes: dict[str, Any] = (
+        {"reason": found.reason}
+        if isinstance(found, Rejected)
+        else found.model_dump(include=set(GroundedEdit.model_fields)) | {"reason": ""}
+    )
     if reply.usage:
         changes["input_tokens"] = answer.input_tokens + reply.usage.prompt_tokens
         changes["output_tokens"] = answer.output_tokens + reply.usage.completion_tokens
@@ -268,10 +266,14 @@ def _with_reply(answer: Answer, caption: Caption, reply: ChatCompletion) -> Answ
 
 def _read(caption: Caption, content: str) -> Triplet | Rejected:
     try:
-        found = _Edit.model_validate_json(content)
+        return judge(caption, _answer(caption).model_validate_json(content))
     except ValidationError:
         return Rejected(caption, "malformed: not the JSON that was asked for")
-    return judge(caption, found.edit, found.output)
+
+
+def _answer(caption: Caption) -> type[WrittenEdit]:
+    """The JSON that is asked for."""
+    return GroundedEdit if caption.task else WrittenEdit
 
 
 def _message(role: str, content: str) -> dict[str, str]:

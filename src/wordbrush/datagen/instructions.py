@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wordbrush.datagen.checks import flaw, row_flaw
-from wordbrush.triplets import Caption, Triplet
+from wordbrush.triplets import Caption, Triplet, WrittenEdit
 
 TRIES = 4
 """How often a caption is given to a writer, at most (InstructPix2Pix: 3 retries)."""
@@ -29,9 +29,9 @@ class InstructionWriter(Protocol):
         ...
 
 
-def judge(caption: Caption, edit: str, output: str) -> Triplet | Rejected:
+def judge(caption: Caption, written: WrittenEdit) -> Triplet | Rejected:
     """What was written, as a triplet if nothing speaks against it."""
-    triplet = Triplet(caption=caption.text, edit=edit, output=output, url=caption.url)
+    triplet = Triplet(caption=caption.text, url=caption.url, task=caption.task, **written.model_dump())
     reason = row_flaw(triplet)
     return Rejected(caption, reason) if reason else triplet
 

@@ -66,15 +66,16 @@ class LocalWriter:
         for attempt in range(TRIES):
             for start in range(0, len(pending), self.sampling.batch_size):
                 batch = pending[start : start + self.sampling.batch_size]
-                answers = self._answer([captions[i].text for i in batch], attempt)
+                answers = self._answer([captions[i] for i in batch], attempt)
                 outcomes |= {i: _read(captions[i], text) for i, text in zip(batch, answers, strict=True)}
             pending = [i for i in pending if isinstance(outcomes[i], Rejected)]
         return [outcomes[i] for i in range(len(captions))]
 
     @torch.inference_mode()
-    def _answer(self, captions: Sequence[str], attempt: int) -> list[str]:
+    def _answer(self, captions: Sequence[Caption], attempt: int) -> list[str]:
         """What the model writes behind each prompt, up to its stop."""
-        texts = [prompt(caption) for caption in captions]
+        texts = [prompt(caption.text, caption.task) for caption in captions]
+        keys = [f"{caption.task}{caption.text}" for caption in captions]
         inputs = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.model.device)
         length = inputs.input_ids.shape[1]
         written = self.model.generate(
@@ -88,14 +89,14 @@ class LocalWriter:
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             ),
-            logits_processor=[SeededSampling(self.sampling, captions, attempt, length)],
+            logits_processor=[SeededSampling(self.sampling, keys, attempt, length)],
         )
         return self.tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)
 
 
 def _read(caption: Caption, answer: str) -> Triplet | Rejected:
-    parts = parse_completion(answer)
-    return judge(caption, *parts) if parts else Rejected(caption, "malformed: not an edit and a caption")
+    written = parse_completion(answer)
+    return judge(caption, written) if written else Rejected(caption, "malformed: not an edit and a caption")
 
 
 class SeededSampling(LogitsProcessor):
@@ -105,9 +106,9 @@ class SeededSampling(LogitsProcessor):
     penalty is OpenAI's: the logit of a token falls by `frequency_penalty` for each time it was written.
     """
 
-    def __init__(self, sampling: Sampling, captions: Sequence[str], attempt: int, length: int) -> None:
+    def __init__(self, sampling: Sampling, keys: Sequence[str], attempt: int, length: int) -> None:
         self.sampling, self.length = sampling, length
-        self.generators = [_generator(f"{sampling.seed} {attempt} {caption}") for caption in captions]
+        self.generators = [_generator(f"{sampling.seed} {attempt} {key}") for key in keys]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(B, L) ids and (B, V) logits -> (B, V)."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
 from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
-from wordbrush.storybook.edits import SceneEdit, draw_edit
+from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
 from wordbrush.triplets import Caption, Triplet, read_triplets
 
@@ -65,14 +65,15 @@ class Captions(BaseModel):
 
 
 class Unit(BaseModel):
-    """One pair of captions, and what leads from one to the other."""
+    """One pair of captions, and what leads from one to the other: a triplet with a number."""
 
     unit: str
     caption: str
     edit: str
     output: str
     task: str = ""
-    """Emu Edit's name of the kind of edit, where it is known."""
+    original: str = ""
+    edited: str = ""
 
 
 class Units(BaseModel):
@@ -215,8 +216,8 @@ def list_units(config: Config, work: Path, run: Runner, display: Display) -> Uni
 
 def _triplets(
     config: Config, work: Path, run: Runner, display: Display
-) -> tuple[dict[str, int], Iterable[tuple[Triplet, str]], dict[str, int]]:
-    """Where captions went; triplets, each with its task or ""; and why others were not written."""
+) -> tuple[dict[str, int], Iterable[Triplet], dict[str, int]]:
+    """Where captions went; triplets; and why others were not written."""
     settings = config.triplets
     if isinstance(settings, StorybookTriplets):
         return {}, storybook_triplets(settings), {}
@@ -224,26 +225,22 @@ def _triplets(
         captions = _once(work / "captions.json", Captions, partial(_read_captions, settings))
         blocks = _written(settings, captions.captions, work / "written", run, display)
         rejected = sum((Counter(block.rejected) for block in blocks), Counter[str]())
-        return captions.counts, ((row, "") for block in blocks for row in block.triplets), dict(rejected)
-    return {}, ((row, "") for row in read_triplets(settings.path)[: settings.count]), {}
+        return captions.counts, (row for block in blocks for row in block.triplets), dict(rejected)
+    return {}, read_triplets(settings.path)[: settings.count], {}
 
 
-def storybook_triplets(settings: StorybookTriplets) -> Iterator[tuple[Triplet, str]]:
-    """Edits that the storybook draws, each with its task."""
+def storybook_triplets(settings: StorybookTriplets) -> Iterator[Triplet]:
+    """Edits that the storybook draws."""
 
-    def edits() -> Iterator[SceneEdit]:
+    def triplets() -> Iterator[Triplet]:
         number = 0
         while True:
             edit = draw_edit(scene_rng(settings.split, number), settings.split)
             number += 1
             if edit.operation in settings.operations:
-                yield edit
+                yield edit.triplet
 
-    for edit in islice(edits(), settings.count):
-        yield (
-            Triplet(caption=edit.source_caption, edit=edit.instruction, output=edit.target_caption),
-            edit.task,
-        )
+    return islice(triplets(), settings.count)
 
 
 def _read_captions(settings: WrittenTriplets) -> Captions:
@@ -253,6 +250,8 @@ def _read_captions(settings: WrittenTriplets) -> Captions:
         captions = read_captions(settings.captions, split=settings.captions_split, column=settings.column)
     keep = CaptionFilter(settings.language or None)
     kept = list(islice(keep(captions), settings.count))
+    if settings.tasks:
+        kept = [c.model_copy(update={"task": t}) for c, t in zip(kept, cycle(settings.tasks), strict=False)]
     return Captions(counts=dict(keep.counts), captions=kept)
 
 
@@ -263,7 +262,7 @@ def _written(
     make_folder(folder)
     blocks = [captions[start : start + BLOCK] for start in range(0, len(captions), BLOCK)]
     records = [
-        {"block": number, "texts": [c.text for c in block], "urls": [c.url for c in block]}
+        {"block": number, "captions": [caption.model_dump() for caption in block]}
         for number, block in enumerate(blocks)
     ]
     paths = [folder / f"{number:06d}.json" for number in range(len(blocks))]
@@ -274,17 +273,14 @@ def _written(
     return [_read(path, Written) for path in paths]
 
 
-def _checked(triplets: Iterable[tuple[Triplet, str]], likeness: float) -> tuple[list[Unit], dict[str, int]]:
+def _checked(triplets: Iterable[Triplet], likeness: float) -> tuple[list[Unit], dict[str, int]]:
     """Those that nothing speaks against, numbered; and how often what spoke against the others."""
     rows = list(triplets)
-    flaws = [row_flaw(triplet) for triplet, _ in rows]
+    flaws = [row_flaw(triplet) for triplet in rows]
     sound = [row for row, flaw in zip(rows, flaws, strict=True) if flaw is None]
-    repeated = TextDuplicates(threshold=likeness).add([triplet for triplet, _ in sound])
+    repeated = TextDuplicates(threshold=likeness).add(sound)
     kept = [row for row, reason in zip(sound, repeated, strict=True) if reason is None]
-    units = [
-        Unit(unit=f"{i:07d}", caption=triplet.caption, edit=triplet.edit, output=triplet.output, task=task)
-        for i, (triplet, task) in enumerate(kept)
-    ]
+    units = [Unit(unit=f"{i:07d}", **triplet.model_dump(exclude={"url"})) for i, triplet in enumerate(kept)]
     return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))
 
 

@@ -61,10 +61,8 @@ class WriteInstructions:
         self.folder, self.writer = folder, _writer(settings, folder)
 
     def __call__(self, record: Record) -> Record:
-        """`block`, `texts`, `urls` -> `block`, and `cost` of all blocks so far."""
-        captions = [
-            Caption(text=text, url=url) for text, url in zip(record["texts"], record["urls"], strict=True)
-        ]
+        """`block`, `captions` -> `block`, and `cost` of all blocks so far."""
+        captions = [Caption(**caption) for caption in record["captions"]]
         outcomes = self.writer.write(captions)
         reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Rejected))
         triplets = [outcome for outcome in outcomes if isinstance(outcome, Triplet)]

@@ -22,6 +22,7 @@ from wordbrush.storybook.catalogue import (
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import (
     SIZES,
+    Item,
     Scene,
     Split,
     allowed,
@@ -40,6 +41,7 @@ from wordbrush.storybook.wording import (
     short,
     slot_words,
 )
+from wordbrush.triplets import Triplet
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,34 @@ class SceneEdit:
     instruction: str
     source_caption: str
     target_caption: str
+
+    @property
+    def triplet(self) -> Triplet:
+        """The edit in words, with the things that it is about."""
+        gone, new = _changed(self.before, self.after), _changed(self.after, self.before)
+        if self.task == "background":
+            gone = _names(self.before, self.before.items[:1])  # it stays
+        return Triplet(
+            caption=self.source_caption,
+            edit=self.instruction,
+            output=self.target_caption,
+            task=self.task,
+            original=gone[0] if gone else "",
+            edited=new[0] if new else "",
+        )
+
+
+def _changed(scene: Scene, other: Scene) -> list[str]:
+    """The nouns of a scene's things that are not so in the other; or of their like, where only these are."""
+    changed = [item for item in scene.items if item not in other.items]
+    kinds = {item.kind for item in other.items if item not in scene.items}
+    return _names(scene, changed or [item for item in scene.items if item.kind in kinds])
+
+
+def _names(scene: Scene, items: Sequence[Item]) -> list[str]:
+    """As the scene's caption has them."""
+    kinds = [item.kind for item in scene.items]
+    return [noun(item, plural=kinds.count(item.kind) > 1) for item in items]
 
 
 @dataclass(frozen=True)

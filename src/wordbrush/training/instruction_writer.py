@@ -31,6 +31,7 @@ from wordbrush.triplets import Triplet, completion, normalise, prompt, read_trip
 _END = "<|endoftext|>"
 _CONTEXT = 1024  # tokens that the small model can tell apart by place: a prompt and all of an answer
 _SAMPLE = 5000  # storybook triplets from which the tokenizer learns its words
+_TASKED = 0.5  # share of the storybook's triplets that are asked for by their task
 
 Draw = Callable[[int], Triplet]
 
@@ -60,7 +61,7 @@ class TokenisedTriplets(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         triplet = self.draw(index)
-        given = self.tokenizer(prompt(triplet.caption)).input_ids
+        given = self.tokenizer(prompt(triplet.caption, triplet.task)).input_ids
         answer = self.tokenizer(completion(triplet), add_special_tokens=False).input_ids
         tokens = torch.tensor([*given, *answer][: self.max_tokens])
         padded = F.pad(tokens, (0, self.max_tokens - len(tokens)), value=self.tokenizer.pad_token_id)
@@ -71,9 +72,10 @@ def storybook_triplet(index: int) -> Triplet:
     """Triplet number `index` of the storybook's training split; its captions always differ."""
     rng = scene_rng("train", index)
     while True:
-        edit = draw_edit(rng, "train")
-        if normalise(edit.source_caption) != normalise(edit.target_caption):  # moves and swaps keep it
-            return Triplet(caption=edit.source_caption, edit=edit.instruction, output=edit.target_caption)
+        triplet = draw_edit(rng, "train").triplet
+        if normalise(triplet.caption) != normalise(triplet.output):  # moves and swaps keep it
+            plain = {"task": "", "original": "", "edited": ""}
+            return triplet if rng.random() < _TASKED else triplet.model_copy(update=plain)
 
 
 def read_rows(files: Iterable[Path]) -> list[Triplet]:
@@ -156,7 +158,7 @@ def train_tokenizer(triplets: Iterable[Triplet], size: int) -> PreTrainedTokeniz
 
 def _texts(triplets: Iterable[Triplet]) -> Iterator[str]:
     for triplet in triplets:
-        yield from (prompt(triplet.caption), completion(triplet))
+        yield from (prompt(triplet.caption, triplet.task), completion(triplet))
 
 
 def build_model(config: Config, tokenizer: Any) -> LlamaForCausalLM:
