@@ -110,13 +110,24 @@ def test_a_session_of_turns(folder: Path, shell: Shell):
         ("turn", "s.session", "add a dog", "--picture", "dog.png", *setup),
         ("turn", "s.session", "add a dog", "--alpha", "0.1", *setup),
         ("turn", "s.session", *setup),
+        ("turn", "new.session", "add a dog", "--picture", "dog.png", "--alpha", "-1", *setup),
         ("session", "s.session", "--go", "9"),
         ("session", "s.session", "--undo"),
         ("session", "s.session", "-o", "one.png"),
     ):
         assert shell.refused(*words)[0] == 2, words
     assert shell.refused("turn", "none.session", "add a dog", *setup)[0] == 1
-    assert Path("s.session").read_bytes() == before and not Path("none.session").exists()
+    assert Path("s.session").read_bytes() == before
+    assert not Path("none.session").exists() and not Path("new.session").exists()
+
+
+def test_a_turn_passes_on_remarks(folder: Path, shell: Shell):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    setup = ("--model", str(shell.checkpoint), "--steps", "1", "--dtype", "float32")
+    words = "make it night " * 20
+    code, _, err = shell("turn", "s.session", words, "--picture", "moving.gif", *setup)
+    assert code == 0 and "first" in err and "warning: the instruction" in err and err.count("warning") == 2
 
 
 def test_from_metadata_repeats_an_edit(folder: Path, shell: Shell, picture: Image.Image):

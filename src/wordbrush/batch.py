@@ -18,30 +18,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from wordbrush.editors.asked import Asked
 from wordbrush.errors import OutputError, UsageError, WordbrushError
 from wordbrush.images import open_image
 from wordbrush.outputs import check_folder, make_folder, save_result, variation_paths
 from wordbrush.provenance import atomic_file
-from wordbrush.types import Editor, EditRequest, OnStep
+from wordbrush.types import Editor, OnStep
 
 RESULTS = "results.jsonl"
 
 
-class Job(BaseModel):
+class Job(Asked):
     """One row: the fields of an `EditRequest`, with the pictures as paths relative to the job file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     image: str
     mask: str | None = None
-    instruction: str = ""
-    source_caption: str = ""
-    target_caption: str = ""
-    negative_prompt: str | None = None
-    task: str | None = None
-    seed: int | None = None
     num_variations: int = 1
 
 
@@ -130,8 +125,7 @@ class Batch:
         job = _parse(self._lines[row])
         picture = open_image(self._base / job.image)
         mask = None if job.mask is None else open_image(self._base / job.mask).image
-        fields = job.model_dump(exclude={"image", "mask"})
-        result = editor.edit(EditRequest(image=picture.image, mask=mask, **fields), on_step=on_step)
+        result = editor.edit(job.request(picture.image, mask, job.num_variations), on_step=on_step)
         paths = variation_paths(self._out / f"{row:06d}.png", len(result.images))
         save_result(result, paths, source=picture, overwrite=True)
         return {

@@ -306,7 +306,7 @@ def edit(
     original, cover = open_image(picture), open_image(mask) if mask else None
     factor = 1 if upscale is None else 4
     check_size(paths, (factor * original.image.width, factor * original.image.height))
-    request = recipe.request(original, cover, variations)
+    request = recipe.request(original.image, None if cover is None else cover.image, variations)
     find_method(recipe.method).check(request)
     for remark in (*recipe.differences(original, cover), *original.notes):
         _say(f"warning: {remark}")
@@ -487,9 +487,12 @@ def turn(
     if picture is not None and session.exists():
         raise UsageError(f"{session} exists: go on with it without --picture, or name another file")
     check_folder(session.parent)
-    known = load_session(session) if picture is None else Session(
-        open_image(picture).image, ALPHA if alpha is None else alpha
-    )  # fmt: skip
+    notes: tuple[str, ...] = ()
+    if picture is None:
+        known = load_session(session)
+    else:
+        original = open_image(picture)
+        known, notes = Session(original.image, ALPHA if alpha is None else alpha), original.notes
     recipe = setup.over(Recipe())
     asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -509,6 +512,8 @@ def turn(
         editor = setup.load(recipe)
         made = known.edit(editor, request, on_step=_on_step(show))
     save_session(known, session, overwrite=True)
+    for warning in (*notes, *made[0].warnings):
+        _say(f"warning: {warning}")
     for new in made:
         print(_describe_turn(new))
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from wordbrush.editors import find_method
+from wordbrush.editors.asked import Asked
 from wordbrush.errors import ImageError
-from wordbrush.types import EditRequest
 
 if TYPE_CHECKING:
     from wordbrush.images import Picture
 
 
-class Recipe(BaseModel):
+class Recipe(Asked):
     """What makes a result: the model, the method and its settings, and what was asked of it."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -26,12 +26,6 @@ class Recipe(BaseModel):
     concept: list[Path] = []
     upscale: str | None = None
     config: str | None = None
-    instruction: str = ""
-    source_caption: str = ""
-    target_caption: str = ""
-    negative_prompt: str | None = None
-    task: str | None = None
-    seed: int | None = None
     source_sha256: str | None = None
     mask_sha256: str | None = None
 
@@ -41,20 +35,6 @@ class Recipe(BaseModel):
         recorded = self.model_extra or {}
         names = (setting.name for setting in find_method(self.method).settings_fields())
         return {name: recorded[name] for name in names if name in recorded}
-
-    def request(self, source: "Picture", mask: "Picture | None", num_variations: int) -> EditRequest:
-        """The recorded request, for a picture and a mask."""
-        return EditRequest(
-            image=source.image,
-            mask=None if mask is None else mask.image,
-            num_variations=num_variations,
-            instruction=self.instruction,
-            source_caption=self.source_caption,
-            target_caption=self.target_caption,
-            negative_prompt=self.negative_prompt,
-            task=self.task,
-            seed=self.seed,
-        )
 
     def differences(self, source: "Picture", mask: "Picture | None") -> Iterator[str]:
         """What keeps the recorded result from coming out again, in words."""

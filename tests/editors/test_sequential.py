@@ -78,6 +78,8 @@ def test_the_low_pass_forgives_single_pixels():
 def test_senseless_thresholds_and_other_sizes_are_refused():
     with pytest.raises(UsageError, match="at least 0"):
         keep_unchanged(noise(0), noise(1), alpha=-0.1)
+    with pytest.raises(UsageError, match="at least 0"):
+        Session(noise(0), alpha=-0.1)
     with pytest.raises(ImageError, match="keep the picture's size"):
         keep_unchanged(noise(0), Image.new("RGB", (8, 8)))
 

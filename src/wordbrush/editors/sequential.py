@@ -39,8 +39,7 @@ def keep_unchanged(
         UsageError: A negative `alpha` or `low_pass`.
         ImageError: Pictures of two sizes or modes.
     """
-    if alpha < 0 or low_pass < 0:
-        raise UsageError(f"alpha {alpha} and low_pass {low_pass} must be at least 0")
+    _check(alpha, low_pass)
     if (before.size, before.mode) != (after.size, after.mode):
         raise ImageError(
             f"a turn must keep the picture's size and mode: it was {before.size} {before.mode}, "
@@ -55,6 +54,11 @@ def keep_unchanged(
     return Image.composite(before, after, Image.fromarray((stays * 255).astype(np.uint8)))
 
 
+def _check(alpha: float, low_pass: float) -> None:
+    if alpha < 0 or low_pass < 0:
+        raise UsageError(f"alpha {alpha} and low_pass {low_pass} must be at least 0")
+
+
 @dataclass(frozen=True, eq=False)
 class Turn:
     """One edit of a session.
@@ -65,6 +69,7 @@ class Turn:
         request: What was asked, of the parent's picture, with this turn's seed; its mask locks a region.
         image: What came out, unchanged pixels kept.
         settings: The record that reproduces it.
+        warnings: What the editor remarked; a session's file does not keep it.
     """
 
     number: int
@@ -72,6 +77,7 @@ class Turn:
     request: EditRequest
     image: Image.Image
     settings: dict[str, Any]
+    warnings: Sequence[str] = ()
 
 
 @dataclass
@@ -84,6 +90,9 @@ class Session:
         low_pass: See `keep_unchanged`.
         turns: Every turn that was ever made; turn n at place n - 1.
         current: Number of the turn that is edited next.
+
+    Raises:
+        UsageError: A negative `alpha` or `low_pass`.
     """
 
     original: Image.Image
@@ -91,6 +100,9 @@ class Session:
     low_pass: float = LOW_PASS
     turns: list[Turn] = field(default_factory=list[Turn])
     current: int = ORIGINAL
+
+    def __post_init__(self) -> None:
+        _check(self.alpha or 0, self.low_pass)
 
     def image(self, number: int | None = None) -> Image.Image:
         """The picture of a turn, by default of the current one.
@@ -128,7 +140,8 @@ class Session:
         ):
             asked = replace(request, seed=seed, num_variations=1)
             settings = result.settings | {"seed": seed, "num_variations": 1}
-            made.append(Turn(number, parent, asked, self._keep(before, image), settings))
+            kept = self._keep(before, image)
+            made.append(Turn(number, parent, asked, kept, settings, result.warnings))
         self.turns += made
         self.current = made[0].number
         return made

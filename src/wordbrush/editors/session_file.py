@@ -12,11 +12,11 @@ from PIL import Image, ImageChops
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wordbrush import __version__
+from wordbrush.editors.asked import Asked
 from wordbrush.editors.sequential import ALPHA, LOW_PASS, Session, Turn
 from wordbrush.errors import ImageError, one_line
 from wordbrush.images import open_image
 from wordbrush.provenance import atomic_file
-from wordbrush.types import EditRequest
 
 MAX_BYTES = 2**30
 """Of all members together: a larger file is refused before it is unpacked."""
@@ -28,20 +28,11 @@ _ORIGINAL = "original.png"
 _Side = Annotated[int, Field(ge=0)]
 
 
-class _Asked(BaseModel):
-    instruction: str = ""
-    source_caption: str = ""
-    target_caption: str = ""
-    negative_prompt: str | None = None
-    task: str | None = None
-    seed: int | None = None
-
-
 class _Turn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     parent: int = Field(ge=0)
-    asked: _Asked
+    asked: Asked
     settings: dict[str, Any]
     changed: tuple[_Side, _Side, _Side, _Side] | None
     """Left, top, right, bottom of the patch; None where no pixel changed."""
@@ -103,7 +94,7 @@ def _turn(session: Session, turn: Turn) -> _Turn:
     before = session.image(turn.parent)
     # alpha_only=False: of an RGBA difference, whose own alpha is 0, the colours count too
     box = ImageChops.difference(before, turn.image).getbbox(alpha_only=False)
-    asked = _Asked(**{name: getattr(turn.request, name) for name in _Asked.model_fields})
+    asked = Asked(**{name: getattr(turn.request, name) for name in Asked.model_fields})
     return _Turn(
         parent=turn.parent,
         asked=asked,
@@ -143,8 +134,7 @@ def _restore(path: Path, archive: zipfile.ZipFile, session: Session, number: int
             raise ImageError(f"{path}: a damaged session (the patch of turn {number} does not fit)")
         image.paste(patch, entry.changed)
     mask = _picture(archive, _mask(number)).convert("L") if entry.has_mask else None
-    request = EditRequest(image=before, mask=mask, **entry.asked.model_dump())
-    return Turn(number, entry.parent, request, image, entry.settings)
+    return Turn(number, entry.parent, entry.asked.request(before, mask), image, entry.settings)
 
 
 def _patch(number: int) -> str:
