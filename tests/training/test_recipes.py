@@ -102,8 +102,9 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
 
 def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
     config = text_to_image.Config(
-        output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, **parts(work)
-    )
+        output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, min_snr=5,
+        multiscale=False, **parts(work),
+    )  # fmt: skip
     recipe = text_to_image.TextToImageRecipe(config)
     batch = default_collate([recipe.samples()[index] for index in range(6)])
     torch.manual_seed(0)
