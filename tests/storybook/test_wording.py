@@ -1,9 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 
 from wordbrush.storybook.catalogue import THING, THINGS
 from wordbrush.storybook.edits import WEIGHTS, draw_edit
-from wordbrush.storybook.scenes import Item, Scene, scene_rng
+from wordbrush.storybook.scenes import Item, Scene, Split, scene_rng
 from wordbrush.storybook.wording import PHRASINGS, SYNONYMS, article, caption, noun, phrase, phrasings, short
 
 
@@ -68,3 +70,11 @@ def test_the_words_for_an_item_are_unambiguous():
     assert {short(rng, scene, 2) for _ in range(50)} <= {"dog", "puppy"}
     same = Scene("city", (cars[0], Item("car", "right", colour="red")))
     assert short(rng, same, 1) == "red car on the right"
+
+
+def test_phrasings_kept_for_the_test_have_no_word_that_training_does_not_have():
+    def words(split: Split) -> set[str]:
+        texts = [text for operation in PHRASINGS for text in phrasings(operation, split)]
+        return {word for text in texts for word in re.findall(r"[a-z]+(?![a-z_]*})", text)}
+
+    assert words("test") <= words("train") and len(words("test")) > 50
