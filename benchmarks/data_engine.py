@@ -101,14 +101,15 @@ def original(
     """One pair after the other, with all threads of the machine."""
     import torch
 
-    from wordbrush.datagen.pairs import PairGenerator, draw_samples, score_pairs
+    from wordbrush.datagen.painting import Painter, draw_samples
+    from wordbrush.datagen.pairs import PairGenerator, score_pairs
     from wordbrush.diffusion.runtime import prepare_process, resolve_device
     from wordbrush.perception.clip import Clip
 
     if options.arm == "original tuned":
         prepare_process()
     model = load_plain(config)
-    generator = PairGenerator(model, config.pairs)
+    generator = PairGenerator(Painter(model, config.pairs))
     clip = Clip.load(config.pairs.clip, device=resolve_device(config.pairs.device))
     torch.set_num_threads(os.cpu_count() or 1)
 
@@ -127,7 +128,7 @@ def original(
 
 
 def load_plain(config: Any) -> Any:
-    """The model, without what `PairGenerator.load` does to the process."""
+    """The model, without what `Painter.load` does to the process."""
     from wordbrush.diffusion.model import LatentDiffusion
     from wordbrush.diffusion.runtime import resolve_device, resolve_dtype
 
@@ -211,7 +212,7 @@ def profile(config: Any, records: list[dict[str, Any]], folder: Path) -> dict[st
     unit(records[-1])
     watch = Stopwatch()
     make, _, store = unit.stages
-    model = make.generator.model
+    model = make.painter.model
     watch.watch(model.unet, "forward", "U-Net, with shared attention")
     for encoder in model.text_encoders:
         watch.watch(encoder, "forward", "text encoder")

@@ -20,7 +20,8 @@ from wordbrush.datagen.config import (
 )
 from wordbrush.datagen.endpoint import EndpointSettings
 from wordbrush.datagen.filters import PREDICATES, Thresholds
-from wordbrush.datagen.pairs import PairSettings
+from wordbrush.datagen.grounded import GroundedSettings
+from wordbrush.datagen.painting import PairSettings
 from wordbrush.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ TABLES: dict[str, tuple[type[BaseModel], ...]] = {
     "[triplets.endpoint]": (EndpointSettings,),
     "[triplets.local]": (LocalModel,),
     "[pairs]": (PairSettings,),
+    "[grounded]": (GroundedSettings,),
     "[filter]": (Thresholds,),
     "[engine]": (Engine,),
 }
@@ -95,7 +97,7 @@ def test_the_documentation_has_every_setting_and_its_default():
     assert list(found) == list(TABLES)
     for table, models in TABLES.items():
         fields = {name: field for model in models for name, field in model.model_fields.items()}
-        tables = {"triplets", "pairs", "filter", "engine", "endpoint", "local", *PREDICATES}
+        tables = {"triplets", "pairs", "grounded", "filter", "engine", "endpoint", "local", *PREDICATES}
         assert set(found[table]) == set(fields) - tables
         for name, default in found[table].items():
             value = fields[name].get_default(call_default_factory=True)

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from tests import tiny
 from tests.datagen.engine import save_models
 from wordbrush.data.rows import SCORES, Row, encode_png
-from wordbrush.datagen.pairs import Draw, PairGenerator, PairSettings, Pixels, draw_samples, score_pairs
+from wordbrush.datagen.painting import Draw, Painter, PairSettings, Pixels, draw_samples
+from wordbrush.datagen.pairs import PairGenerator, score_pairs
 from wordbrush.datagen.statistics import score
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.errors import ModelError, UsageError
@@ -36,7 +37,7 @@ def settings(models: dict[str, str], **changes: Any) -> PairSettings:
 
 
 def generator(models: dict[str, str], **changes: Any) -> PairGenerator:
-    return PairGenerator.load(settings(models, **changes))
+    return PairGenerator(Painter.load(settings(models, **changes)))
 
 
 def draws(thresholds: Sequence[float], **changes: Any) -> list[Draw]:
@@ -52,7 +53,7 @@ def apart(one: Any, other: Any) -> int:
 def test_pictures_are_those_of_the_stock_pipeline(models: dict[str, str], scheduler: str):
     """The first of a pair always, the second where nothing is shared."""
     ours = generator(models, scheduler=scheduler)
-    model = ours.model
+    model = ours.painter.model
     stock: Any = StableDiffusionPipeline(
         model.vae, model.text_encoders[0], model.tokenizers[0], model.unet, model.make_scheduler(scheduler),
         None, None, requires_safety_checker=False,  # pyright: ignore[reportArgumentType]
@@ -95,7 +96,7 @@ def test_the_more_steps_share_attention_the_more_alike_are_the_pictures(models: 
 
 def test_a_pair_can_be_made_again_from_its_record(models: dict[str, str]):
     made = generator(models)
-    drawn = draw_samples(made.settings, 0, "0000003")
+    drawn = draw_samples(made.painter.settings, 0, "0000003")
     pixels = made(BEFORE, AFTER, drawn)
     for number in (0, 3, 5):
         again = made(BEFORE, AFTER, [drawn[number]])[0]
@@ -149,7 +150,7 @@ def test_scores_are_those_that_a_reader_of_the_rows_measures(models: dict[str, s
 def test_an_editors_network_is_refused(models: dict[str, str]):
     model = LatentDiffusion.load(models["model"], device=CPU, dtype=torch.float32)
     with pytest.raises(ModelError, match="no text-to-image model: its U-Net takes 8 channels, not 4"):
-        PairGenerator(model, settings(models))
+        Painter(model, settings(models))
 
 
 def test_a_size_off_the_grid_and_too_many_steps_are_refused(models: dict[str, str]):

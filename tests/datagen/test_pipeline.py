@@ -28,7 +28,8 @@ from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
 from wordbrush.datagen.config import Config, StorybookTriplets
 from wordbrush.datagen.filters import Funnel, Thresholds
-from wordbrush.datagen.pairs import Draw, PairGenerator, draw_samples
+from wordbrush.datagen.painting import Draw, Painter, draw_samples
+from wordbrush.datagen.pairs import PairGenerator
 from wordbrush.datagen.pipeline import make, storybook_triplets
 from wordbrush.datagen.progress import Display
 from wordbrush.datagen.runners import Build, Runners, Workers, choose_runners
@@ -103,7 +104,7 @@ def test_a_run_makes_a_data_set_that_loads(made: Path, config: Config):
 
 
 def test_a_row_says_how_it_was_made(made: Path, config: Config):
-    generator = PairGenerator.load(config.pairs)
+    generator = PairGenerator(Painter.load(config.pairs))
     for row in list(read_rows(open_parts(made)))[::5]:
         assert row.source_caption and row.target_caption and row.unit and row.seed is not None
         assert row.p2p_threshold is not None and row.guidance_scale is not None

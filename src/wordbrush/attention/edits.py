@@ -92,6 +92,30 @@ def instruct_pix2pix_pairs(thresholds: float | Sequence[float]) -> AttentionCont
     return AttentionControl([SelfInjection(members=2, active=below_threshold(thresholds))])
 
 
+def mask_controlled_pairs(
+    tokenizer: Any, prompts: Sequence[str], thresholds: Sequence[float], *, cross_steps: Window
+) -> AttentionControl:
+    """Control with which Emu Edit generates its pairs (2311.10089, section 4).
+
+    The words that a prompt shares with the source have its cross-attention; self-attention is as in
+    `instruct_pix2pix_pairs`.
+
+    Args:
+        tokenizer: of the model.
+        prompts: of one group, the source first; all groups have the same.
+        thresholds: of each group, see `instruct_pix2pix_pairs`.
+        cross_steps: when the source's cross-attention is injected.
+    """
+    groups = [list(prompts)]
+    mapper = _for_edits(groups, lambda source, edit: refine_mapper(tokenizer, source, edit))
+    return AttentionControl(
+        [
+            SelfInjection(members=len(prompts), active=below_threshold(thresholds)),
+            Refine(word_windows(tokenizer, groups, cross_steps), mapper),
+        ]
+    )
+
+
 Active = Callable[[Progress], Tensor]
 """Which groups an edit is on for in a step: (groups,) or (1,) bool."""
 

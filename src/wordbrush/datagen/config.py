@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wordbrush.datagen.endpoint import EndpointSettings
 from wordbrush.datagen.filters import Thresholds
+from wordbrush.datagen.grounded import GroundedSettings
 from wordbrush.datagen.local_writer import Sampling
-from wordbrush.datagen.pairs import PairSettings
+from wordbrush.datagen.painting import PairSettings
 from wordbrush.errors import UsageError, one_line
 from wordbrush.models import EMBEDDED, resolve
 from wordbrush.storybook.edits import WEIGHTS
@@ -137,6 +138,9 @@ class Config(_Settings):
     split: str = Field(default="train", pattern=r"^[A-Za-z]\w*$", description="name of the rows' split")
     triplets: Annotated[FileTriplets | StorybookTriplets | WrittenTriplets, Field(discriminator="source")]
     pairs: PairSettings = PairSettings()
+    grounded: GroundedSettings | None = Field(
+        default=None, description="confines each pair to the thing that its edit is about; default: no"
+    )
     filter: Thresholds = Thresholds()
     engine: Engine = Engine()
 
@@ -168,6 +172,7 @@ def identity(config: Config) -> dict[str, Any]:
         UsageError: A file cannot be read.
     """
     names = [config.pairs.model, config.pairs.clip, *config.triplets.inputs]
+    names += config.grounded.inputs if config.grounded else []
     digests = {name: digest for name in names if (digest := _digest(name))}
     return config.model_dump(mode="json", exclude=_CHANGES_NO_ROW) | {"contents": digests}
 

@@ -42,7 +42,8 @@ class Funnel:
 
     Attributes:
         drawn: All pairs.
-        failed: How many fell at each predicate, in order; a pair counts at the first.
+        failed: How many fell at each predicate, in order; a pair counts at the first. Grounded pairs may
+            fall before, at what was found in the pictures (see `grounded.Flaw`).
         surplus: Good ones beyond those that a unit keeps.
     """
 
@@ -56,22 +57,32 @@ class Funnel:
         return self.drawn - sum(self.failed.values()) - self.surplus
 
     def __add__(self, other: Funnel) -> Funnel:
-        failed = {name: self.failed[name] + other.failed[name] for name in PREDICATES}
+        names = dict.fromkeys([*PREDICATES, *self.failed, *other.failed])
+        failed = {name: self.failed.get(name, 0) + other.failed.get(name, 0) for name in names}
         return Funnel(self.drawn + other.drawn, failed, self.surplus + other.surplus)
 
 
-def select(scores: Sequence[Similarities], thresholds: Thresholds) -> tuple[list[int], Funnel]:
+def select(
+    scores: Sequence[Similarities], thresholds: Thresholds, flaws: Sequence[str | None] = ()
+) -> tuple[list[int], Funnel]:
     """Filter the pairs of one unit.
+
+    Args:
+        scores: Of each pair.
+        thresholds: What they must reach.
+        flaws: What speaks against each pair before its scores do; empty: against none anything.
 
     Returns:
         The indices of the pairs that are kept, the highest `clip_sim_dir` first (of equals the earlier); and
         where the others went.
     """
-    failures = [thresholds.failure(score) for score in scores]
+    known = flaws or [None] * len(scores)
+    failures = [flaw or thresholds.failure(score) for flaw, score in zip(known, scores, strict=True)]
     good = [i for i, failure in enumerate(failures) if failure is None]
     good.sort(key=lambda i: -scores[i].clip_sim_dir)
     counts = Counter(failures)
-    failed = {name: counts[name] for name in PREDICATES}
+    names = dict.fromkeys([*PREDICATES, *(name for name in failures if name)])
+    failed = {name: counts[name] for name in names}
     return good[: thresholds.keep], Funnel(len(scores), failed, max(0, len(good) - thresholds.keep))
 
 

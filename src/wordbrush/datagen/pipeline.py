@@ -91,6 +91,7 @@ class Made(BaseModel):
     captions: dict[str, int]
     triplets: dict[str, int]
     pairs: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
     rows: int
 
     def as_text(self) -> str:
@@ -100,6 +101,7 @@ class Made(BaseModel):
             for name, counts in (("captions", self.captions), ("triplets", self.triplets))
             if counts
         ]
+        lines += [f"{task}: {funnel_text(Funnel(**counts))}" for task, counts in self.tasks.items()]
         return "\n".join([*lines, f"pairs: {funnel_text(Funnel(**self.pairs))}"])
 
 
@@ -128,7 +130,8 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
         _claim(work, made_from)
         units = list_units(config, work, runners.instructions, display)
         ledger = Ledger(work / "units")
-        funnel = _make_pairs(config, units, ledger, runners.pairs, display)
+        tasks = _make_pairs(config, units, ledger, runners.pairs, display)
+        funnel = sum(tasks.values(), Funnel())
         if not funnel.kept:
             raise WordbrushError(
                 f"no pair passed the filter ({funnel_text(funnel)}): lower its thresholds, and start anew "
@@ -139,6 +142,7 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
             captions=units.captions,
             triplets=units.triplets,
             pairs=asdict(funnel),
+            tasks={task: asdict(counts) for task, counts in tasks.items() if task},
             rows=funnel.kept,
         )
         _assemble(config, made, units, ledger, folder)
@@ -284,16 +288,21 @@ def _checked(triplets: Iterable[Triplet], likeness: float) -> tuple[list[Unit], 
     return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))
 
 
-def _make_pairs(config: Config, units: Units, ledger: Ledger, run: Runner, display: Display) -> Funnel:
-    """Bring all units into the ledger."""
+def _make_pairs(
+    config: Config, units: Units, ledger: Ledger, run: Runner, display: Display
+) -> dict[str, Funnel]:
+    """Bring all units into the ledger; where the pairs of each task went ("": of none)."""
     done = ledger.done()
+    task = {unit.unit: unit.task for unit in units.units}
+    funnels = dict.fromkeys(sorted(set(task.values())), Funnel())
+    for unit, funnel in done.items():
+        funnels[task[unit]] += funnel
     pending = [unit.model_dump() for unit in units.units if unit.unit not in done]
-    funnel = sum(done.values(), Funnel())
     with display.stage("pairs", len(units.units), len(done), "units") as advance:
         for record in run(partial(MakeUnit, config, ledger.folder), pending) if pending else ():
-            funnel += Funnel(**record["funnel"])
-            advance(funnel_text(funnel))
-    return funnel
+            funnels[task[record["unit"]]] += Funnel(**record["funnel"])
+            advance(funnel_text(sum(funnels.values(), Funnel())))
+    return funnels
 
 
 def _assemble(config: Config, made: Made, units: Units, ledger: Ledger, folder: Path) -> None:

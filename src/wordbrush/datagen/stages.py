@@ -21,10 +21,12 @@ from wordbrush.datagen.checks import ImageDuplicates
 from wordbrush.datagen.config import Config, WrittenTriplets
 from wordbrush.datagen.endpoint import EndpointWriter
 from wordbrush.datagen.filters import Funnel, Thresholds, select
+from wordbrush.datagen.grounded import GroundedGenerator, GroundedSettings, plan
 from wordbrush.datagen.instructions import InstructionWriter, Rejected
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.local_writer import LocalWriter
-from wordbrush.datagen.pairs import PairGenerator, PairSettings, Pixels, draw_samples, score_pairs
+from wordbrush.datagen.painting import Painter, PairSettings, Pixels, draw_samples
+from wordbrush.datagen.pairs import PairGenerator, score_pairs
 from wordbrush.perception.clip import Clip
 from wordbrush.provenance import atomic_file
 from wordbrush.triplets import Caption, Triplet, read_triplets
@@ -84,26 +86,40 @@ class MakePairs:
 
     Args:
         settings: How to draw and paint.
+        grounded: How pairs are confined to their things; None: they are InstructPix2Pix's.
         seed: The run's.
     """
 
-    def __init__(self, settings: PairSettings, seed: int) -> None:
+    def __init__(self, settings: PairSettings, grounded: GroundedSettings | None, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.generator = PairGenerator.load(settings)
-        self.clip = Clip.load(settings.clip, device=self.generator.model.device)
+        self.painter = Painter.load(settings)
+        self.generator = PairGenerator(self.painter)
+        self.grounded = None if grounded is None else GroundedGenerator(self.painter, grounded)
+        self.clip = Clip.load(settings.clip, device=self.painter.model.device)
 
     def __call__(self, record: Record) -> Record:
-        """`unit`, `caption`, `output` -> also `pixels` (N, 2, H, W, 3), draws and scores, lists of N."""
+        """`unit`, `caption`, `output` -> also `pixels` (N, 2, H, W, 3), draws and scores, lists of N.
+
+        Of grounded pairs, which also need `task`, `original` and `edited`: `masks` (N, H, W), `flaws`, a list
+        of N, and `unmade`, how many pairs were not painted.
+        """
         caption, output = record["caption"], record["output"]
         draws = draw_samples(self.settings, self.seed, record["unit"])
-        pixels = self.generator(caption, output, draws)
-        drawn = [asdict(draw) for draw in draws]
-        columns = {name: [values[name] for values in drawn] for name in drawn[0]}
+        found: Record = {}
+        if self.grounded is None:
+            pixels = self.generator(caption, output, draws)
+        else:
+            made = self.grounded(plan(*(record[name] for name in _OF_A_PLAN)), draws)
+            pixels, draws = made.pixels, made.draws
+            found = {"masks": made.masks, "flaws": made.flaws, "unmade": dict(made.unmade)}
+        columns = {name: [getattr(draw, name) for draw in draws] for name in _DRAWN}
         scores = score_pairs(self.clip, pixels, caption, output)
-        return record | columns | {"pixels": pixels} | {n: column.tolist() for n, column in scores.items()}
+        return record | found | columns | {"pixels": pixels} | {n: x.tolist() for n, x in scores.items()}
 
 
-_OF_A_PAIR = ("seed", "p2p_threshold", "guidance_scale", *SCORES)
+_OF_A_PLAN = ("task", "caption", "output", "original", "edited")
+_DRAWN = ("seed", "p2p_threshold", "guidance_scale")
+_OF_A_PAIR = (*_DRAWN, *SCORES)
 
 
 class FilterPairs:
@@ -119,12 +135,17 @@ class FilterPairs:
     def __call__(self, record: Record) -> Record:
         """The same columns, shorter; and `funnel`, whose surplus counts repetitions too."""
         scores = Similarities.from_columns({name: record[name] for name in SCORES})
-        everyone = self.thresholds.model_copy(update={"keep": len(scores)})
-        order, funnel = select(scores, everyone)
+        everyone = self.thresholds.model_copy(update={"keep": max(1, len(scores))})
+        order, funnel = select(scores, everyone, record.get("flaws", ()))
         kept = _distinct(record["pixels"], order)[: self.thresholds.keep]
         columns = {name: [record[name][i] for i in kept] for name in _OF_A_PAIR}
-        funnel = replace(funnel, surplus=len(order) - len(kept))
-        return record | columns | {"pixels": record["pixels"][kept], "funnel": asdict(funnel)}
+        columns |= {name: record[name][kept] for name in ("pixels", "masks") if name in record}
+        funnel = replace(funnel, surplus=len(order) - len(kept)) + _unmade(record.get("unmade", {}))
+        return record | columns | {"funnel": asdict(funnel)}
+
+
+def _unmade(counts: dict[str, int]) -> Funnel:
+    return Funnel(drawn=sum(counts.values()), failed=counts)
 
 
 def _distinct(pixels: Pixels, order: Sequence[int]) -> list[int]:
@@ -151,6 +172,7 @@ class StoreUnit:
 
 def _row(record: Record, i: int) -> Row:
     before, after = (encode_png(Image.fromarray(picture)) for picture in record["pixels"][i])
+    mask = encode_png(Image.fromarray(record["masks"][i])) if "masks" in record else None
     return Row(
         input_image=before,
         edit_prompt=record["edit"],
@@ -158,6 +180,7 @@ def _row(record: Record, i: int) -> Row:
         source_caption=record["caption"],
         target_caption=record["output"],
         task=record["task"] or None,
+        mask=mask,
         unit=record["unit"],
         **{name: record[name][i] for name in _OF_A_PAIR},
     )
@@ -177,13 +200,13 @@ class MakeUnit:
     def __init__(self, config: Config, folder: Path) -> None:
         self.ledger = Ledger(folder)
         self.stages: tuple[Stage, ...] = (
-            MakePairs(config.pairs, config.seed),
+            MakePairs(config.pairs, config.grounded, config.seed),
             FilterPairs(config.filter),
             StoreUnit(folder),
         )
 
     def __call__(self, record: Record) -> Record:
-        """`unit`, `caption`, `edit`, `output`, `task` -> `unit`, `funnel`."""
+        """A `pipeline.Unit`'s fields -> `unit`, `funnel`."""
         if funnel := self.ledger.funnel(record["unit"]):
             return {"unit": record["unit"], "funnel": asdict(funnel)}
         return reduce(lambda record, stage: stage(record), self.stages, record)
