@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydantic import ValidationError
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from tests.datagen.engine import configure, save_models
 from wordbrush.attention.control import AttentionControl
@@ -21,6 +23,7 @@ from wordbrush.datagen.painting import Draw, Painter, PairSettings
 from wordbrush.datagen.pipeline import make
 from wordbrush.datagen.progress import Display
 from wordbrush.datagen.runners import choose_runners
+from wordbrush.editors.task_predictor import load_task_predictor
 from wordbrush.perception.grounding import Located
 from wordbrush.triplets import Triplet, write_triplets
 
@@ -183,6 +186,33 @@ def test_a_run_keeps_masks_and_counts_by_task(models: dict[str, str], tmp_path: 
         assert row.mask is not None
         mask = np.asarray(decode(row.mask).convert("L"))
         assert mask.shape == (32, 32) and (mask == 255).all() == (row.task == "global")
+
+
+def test_the_predictor_has_the_last_word_on_the_task(models: dict[str, str], tmp_path: Path):
+    """A sentence encoder of random weights, which finds other tasks than those that were asked for."""
+    folder = tmp_path / "encoder"
+    tokenizer = AutoTokenizer.from_pretrained(models["clip"])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=16)
+    ).save_pretrained(folder)  # fmt: skip
+    edits = [f"make it {word}" for word in ("night", "a watercolour", "a cat", "blue", "brighter")]
+    rows = [
+        Triplet(
+            caption=f"a {n} dog", edit=edit, output=f"a {n} cat", task="local", original="dog", edited="cat"
+        )
+        for edit, n in zip(edits, ("red", "tall", "old", "small", "fast"), strict=True)
+    ]
+    write_triplets(tmp_path / "triplets.jsonl", rows)
+    source = {"source": "file", "path": str(tmp_path / "triplets.jsonl"), "task_predictor": str(folder)}
+    config = configure(models, source, filter=dict.fromkeys(PREDICATES, -1.0) | {"keep": 1})
+    about = make(config, tmp_path / "out", choose_runners(config, ray=False), Display(every=1e9))
+    wanted = [found.task for found in load_task_predictor(folder).predict(edits)]
+    assert [row.task for row in read_rows(open_parts(tmp_path / "out"))] == wanted
+    changed = sum(task != "local" for task in wanted)
+    assert about.triplets["of another task, by the predictor"] == changed > 0
 
 
 def test_settings(models: dict[str, str]):

@@ -146,6 +146,7 @@ def test_what_is_in_the_ledger_is_not_made_again(config: Config, tmp_path: Path)
         "edit": "snow",
         "output": "a dog in snow",
         "task": "",
+        "label": "",
     }
     told = stage(dict(unit))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -39,6 +39,15 @@ class _Triplets(_Settings):
     likeness: float = Field(
         default=0.95, ge=0, le=1, description="triplets at least so alike, by their letters, are repetitions"
     )
+    task_predictor: str | None = Field(
+        default=None,
+        description="a task predictor, or a sentence encoder, whose word on the task of a row is the last",
+    )
+
+    @property
+    def sources(self) -> list[str]:
+        """Files and models that decide the triplets."""
+        return [self.task_predictor] if self.task_predictor else []
 
 
 class FileTriplets(_Triplets):
@@ -49,9 +58,9 @@ class FileTriplets(_Triplets):
     count: int | None = Field(default=None, ge=1, description="only the first so many; default: all")
 
     @property
-    def inputs(self) -> list[str]:
+    def sources(self) -> list[str]:
         """Files and models that decide the triplets."""
-        return [str(self.path)]
+        return [str(self.path), *super().sources]
 
 
 class StorybookTriplets(_Triplets):
@@ -69,11 +78,6 @@ class StorybookTriplets(_Triplets):
         if not self.operations or set(self.operations) - set(WEIGHTS):
             raise ValueError(f"operations are some of {', '.join(WEIGHTS)}")
         return self
-
-    @property
-    def inputs(self) -> list[str]:
-        """None."""
-        return []
 
 
 class LocalModel(Sampling):
@@ -115,10 +119,10 @@ class WrittenTriplets(_Triplets):
         return self
 
     @property
-    def inputs(self) -> list[str]:
+    def sources(self) -> list[str]:
         """Files and models that decide the triplets."""
         given = [self.captions, self.examples, self.local and self.local.model]
-        return [str(name) for name in given if name]
+        return [*(str(name) for name in given if name), *super().sources]
 
 
 class Engine(_Settings):
@@ -171,8 +175,8 @@ def identity(config: Config) -> dict[str, Any]:
         ModelError: An embedded model is missing.
         UsageError: A file cannot be read.
     """
-    names = [config.pairs.model, config.pairs.clip, *config.triplets.inputs]
-    names += config.grounded.inputs if config.grounded else []
+    names = [config.pairs.model, config.pairs.clip, *config.triplets.sources]
+    names += config.grounded.models if config.grounded else []
     digests = {name: digest for name in names if (digest := _digest(name))}
     return config.model_dump(mode="json", exclude=_CHANGES_NO_ROW) | {"contents": digests}
 

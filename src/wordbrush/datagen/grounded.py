@@ -80,7 +80,7 @@ class GroundedSettings(BaseModel):
         return self
 
     @property
-    def inputs(self) -> list[str]:
+    def models(self) -> list[str]:
         """Models that decide the pairs."""
         found = [] if self.grounder == ATTENTION else self.grounder.split("+")
         return [*found, *([self.depth] if self.depth else [])]

@@ -44,6 +44,7 @@ from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.progress import Display, funnel_text
 from wordbrush.datagen.runners import Runner, Runners
 from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
+from wordbrush.editors.task_predictor import load_task_predictor
 from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
@@ -74,6 +75,8 @@ class Unit(BaseModel):
     task: str = ""
     original: str = ""
     edited: str = ""
+    label: str = ""
+    """The task that its rows are given, if that is another one."""
 
 
 class Units(BaseModel):
@@ -210,6 +213,9 @@ def list_units(config: Config, work: Path, run: Runner, display: Display) -> Uni
     def listed() -> Units:
         captions, triplets, rejected = _triplets(config, work, run, display)
         units, counts = _checked(triplets, config.triplets.likeness)
+        if config.triplets.task_predictor:
+            units = _relabelled(units, config.triplets.task_predictor)
+            counts["of another task, by the predictor"] = sum(bool(unit.label) for unit in units)
         return Units(captions=captions, triplets={"kept": len(units)} | rejected | counts, units=units)
 
     units = _once(work / "units.json", Units, listed)
@@ -286,6 +292,15 @@ def _checked(triplets: Iterable[Triplet], likeness: float) -> tuple[list[Unit], 
     kept = [row for row, reason in zip(sound, repeated, strict=True) if reason is None]
     units = [Unit(unit=f"{i:07d}", **triplet.model_dump(exclude={"url"})) for i, triplet in enumerate(kept)]
     return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))
+
+
+def _relabelled(units: list[Unit], predictor: str) -> list[Unit]:
+    """The units with a label where the predictor finds another task; those without a task stay without."""
+    predicted = load_task_predictor(predictor).predict([unit.edit for unit in units])
+    found = [
+        p.task if unit.task and p.task != unit.task else "" for unit, p in zip(units, predicted, strict=True)
+    ]
+    return [unit.model_copy(update={"label": label}) for unit, label in zip(units, found, strict=True)]
 
 
 def _make_pairs(

@@ -179,7 +179,7 @@ def _row(record: Record, i: int) -> Row:
         edited_image=after,
         source_caption=record["caption"],
         target_caption=record["output"],
-        task=record["task"] or None,
+        task=record["label"] or record["task"] or None,
         mask=mask,
         unit=record["unit"],
         **{name: record[name][i] for name in _OF_A_PAIR},
