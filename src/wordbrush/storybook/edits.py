@@ -262,7 +262,7 @@ def _count(rng: np.random.Generator, scene: Scene) -> _Change | None:
         return None
     number = _one_of(rng, options)
     if number > len(same):
-        fresh = [replace(model, slot=slot, flip=bool(rng.random() < 0.5)) for slot in scene.free_slots()]
+        fresh = [replace(model, slot=slot) for slot in scene.free_slots()]
         same += fresh[: number - len(same)]
     words = {"number": NUMBERS[number], "plural": noun(model, plural=number > 1, sized=False)}
     return replace(scene, items=(*same[:number], *others)), "count", words

@@ -1,6 +1,6 @@
 """A scene: a description, drawn from a seed, that `render` turns into pixels and `wording` into a caption.
 
-Everything that is not described (cloud shapes, skin tones, the side an animal looks to) hangs on `Scene.seed`
+Everything that is not described (cloud shapes, skin tones) hangs on `Scene.seed`
 and on the hidden fields of its items, so an edit that changes one field leaves all other pixels as they were.
 """
 
@@ -99,22 +99,18 @@ def scene_rng(split: Split, seed: int) -> np.random.Generator:
 
 
 def draw_item(rng: np.random.Generator, slot: str, *, crowd: int, thing: str | None = None) -> Item:
-    """Draw an item; `crowd` is the number of items that share the scene (fewer are larger)."""
+    """Draw an item; `crowd` is the number of items that share the scene (one alone is larger)."""
     kind = THING[thing] if thing else THINGS[int(rng.integers(len(THINGS)))]
     colour = None
     if kind.hue:
         colour = kind.hue if rng.random() < 0.3 else str(rng.choice(list(COLOURS)))
-    low, high = {1: (1.1, 1.4), 2: (0.95, 1.15)}.get(crowd, (0.85, 1.0))
     return Item(
         thing=kind.name,
         slot=slot,
         colour=colour,
         variant=str(rng.choice(list(kind.variants))) if kind.variants else None,
         size=str(rng.choice(list(SIZES), p=(0.12, 0.76, 0.12))),
-        scale=float(rng.uniform(low, high)),
-        dx=float(rng.uniform(-0.03, 0.03)),
-        dy=float(rng.uniform(-0.03, 0.03)),
-        flip=bool(rng.random() < 0.5),
+        scale=1.25 if crowd == 1 else 0.9375,
         skin=int(rng.integers(5)) if kind.skins else None,
         hidden=int(rng.integers(2)),
     )
@@ -135,7 +131,7 @@ def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
     slots = _draw_slots(rng, count)
     items = [draw_item(rng, slot, crowd=count) for slot in slots]
     if count > 1 and rng.random() < 0.25:  # the same thing several times
-        items = [replace(items[0], slot=i.slot, dx=i.dx, dy=i.dy, flip=i.flip) for i in items]
+        items = [replace(items[0], slot=item.slot) for item in items]
     return tuple(items)
 
 
