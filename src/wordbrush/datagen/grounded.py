@@ -237,18 +237,20 @@ class GroundedGenerator:
         first, second = (_to_pil(pixels[:, i]) for i in range(2))
         flaws: list[Flaw | None] = [None] * len(pixels)
         checks: list[tuple[Flaw, Sequence[bool]]] = []
+        if self.grounder and wanted.gone:
+            checks.append(("still_there", _seen(self.grounder, second, wanted.gone)))
+        if self.grounder and wanted.there:
+            checks.append(("not_there", [not seen for seen in _seen(self.grounder, second, wanted.there)]))
         if self.depth and len(pixels):
             apart = depth_distances(self.depth(first), self.depth(second))
             checks.append(("depth", (apart > self.settings.depth_l1).tolist()))
-        if self.grounder and wanted.gone:
-            seen = self.grounder.locate(second, [wanted.gone] * len(second))
-            checks.append(("still_there", [x.found for x in seen]))
-        if self.grounder and wanted.there:
-            seen = self.grounder.locate(second, [wanted.there] * len(second))
-            checks.append(("not_there", [not x.found for x in seen]))
-        for name, failed in checks:
-            flaws = [name if bad else flaw for flaw, bad in zip(flaws, failed, strict=True)]
+        for name, failed in checks:  # a pair counts at the first
+            flaws = [flaw or (name if bad else None) for flaw, bad in zip(flaws, failed, strict=True)]
         return flaws
+
+
+def _seen(grounder: Grounder, pictures: Sequence[Image.Image], thing: str) -> list[bool]:
+    return [located.found for located in grounder.locate(pictures, [thing] * len(pictures))]
 
 
 def _in_part_of_the_steps(

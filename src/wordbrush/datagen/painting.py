@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any, Literal, TypeVar
 
@@ -125,6 +126,7 @@ class Painter:
                 f"pairs.size is {self.size}: with {settings.model} it must be a multiple of {grid}"
             )
         self.shape = model.latent_channels, self.size // grid, self.size // grid
+        self._encode = lru_cache(maxsize=2)(self._encode_captions)  # batch after batch has the same
         self._scheduler()
 
     @classmethod
@@ -159,7 +161,7 @@ class Painter:
             ModelError: The GPU's memory is too small.
         """
         model, scheduler, members = self.model, self._scheduler(), len(captions)
-        null, text = model.encode_null_text(), model.encode_text(list(captions))
+        null, text = self._encode(tuple(captions))
         generators = [torch.Generator().manual_seed(draw.seed) for draw in draws for _ in captions]
         latents = initial_latents(scheduler, self.shape, generators, model.device)
         branches = self._branch(null, members * len(draws)), self._branch(text, len(draws))
@@ -181,6 +183,9 @@ class Painter:
                 f"out of memory on {model.device}: lower pairs.batch_size ({self.settings.batch_size})"
             ) from error
         return pictures.reshape(len(draws), members, *pictures.shape[1:])
+
+    def _encode_captions(self, captions: tuple[str, ...]) -> tuple[TextEmbeds, TextEmbeds]:
+        return self.model.encode_null_text(), self.model.encode_text(list(captions))
 
     def _branch(self, text: TextEmbeds, times: int) -> Conditioning:
         pooled = None if text.pooled is None else text.pooled.repeat(times, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from wordbrush.datagen.grounded import GroundedGenerator, GroundedSettings, plan
 from wordbrush.datagen.instructions import InstructionWriter, Rejected
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.local_writer import LocalWriter
-from wordbrush.datagen.painting import Painter, PairSettings, Pixels, draw_samples
+from wordbrush.datagen.painting import Draw, Painter, PairSettings, Pixels, draw_samples
 from wordbrush.datagen.pairs import PairGenerator, score_pairs
 from wordbrush.perception.clip import Clip
 from wordbrush.provenance import atomic_file
@@ -118,7 +118,7 @@ class MakePairs:
 
 
 _OF_A_PLAN = ("task", "caption", "output", "original", "edited")
-_DRAWN = ("seed", "p2p_threshold", "guidance_scale")
+_DRAWN = tuple(f.name for f in fields(Draw))
 _OF_A_PAIR = (*_DRAWN, *SCORES)
 
 
