@@ -5,7 +5,14 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from tests import tiny
-from wordbrush.diffusion.loss import conditioning_dropout, diffusion_target, min_snr_weights, squared_errors
+from wordbrush.diffusion.loss import (
+    conditioning_dropout,
+    diffusion_target,
+    min_snr_weights,
+    shift_weights,
+    squared_errors,
+    timestep_weights,
+)
 
 LATENTS, NOISE, T = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
 
@@ -68,3 +75,24 @@ def test_conditioning_dropout_over_a_million_draws() -> None:
         expected, abs=2e-3
     )
     assert not conditioning_dropout(torch.rand(100), rate=0.0)[0].any()
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.5, 4.0])
+def test_timesteps_are_drawn_as_shifted_even_draws(shift: float) -> None:
+    weights = shift_weights(1000, shift=shift).double()
+    below = weights.cumsum(0) / weights.sum()
+    even = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    shifted = shift * even / (1 + (shift - 1) * even)
+    assert torch.allclose(below[(1000 * shifted).long()], even, atol=5e-3)
+    assert (weights.unique().numel() == 1) == (shift == 1.0)
+
+
+def test_timestep_weights_are_both() -> None:
+    scheduler = DDPMScheduler(**tiny.BETAS)
+    steps = len(scheduler.alphas_cumprod)
+    assert torch.equal(timestep_weights(scheduler, min_snr=5, shift=1), min_snr_weights(scheduler, gamma=5))
+    assert torch.equal(timestep_weights(scheduler, min_snr=0, shift=3), shift_weights(steps, shift=3))
+    assert torch.equal(
+        timestep_weights(scheduler, min_snr=5, shift=3),
+        min_snr_weights(scheduler, gamma=5) * shift_weights(steps, shift=3),
+    )

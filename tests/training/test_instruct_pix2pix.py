@@ -127,7 +127,8 @@ def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path
 
 
 def test_timesteps_are_drawn_by_their_min_snr_weights(folder: Path, tmp_path: Path):
-    recipe = InstructPix2PixRecipe(settings(folder, tmp_path, init_from=str(folder / "base-v"), min_snr=5))
+    options: dict[str, Any] = {"init_from": str(folder / "base-v"), "min_snr": 5, "timestep_shift": 1}
+    recipe = InstructPix2PixRecipe(settings(folder, tmp_path, **options))
     alpha = recipe.noise.alphas_cumprod
     snr = alpha / (1 - alpha)
     weights = snr.clamp(max=5) / (snr + 1)  # diffusers: for v-prediction
@@ -300,7 +301,7 @@ def test_the_paper_preset_is_the_papers(tmp_path: Path):
         "steps": 10_000, "learning_rate": 1e-4, "schedule": "constant", "optimizer": "adamw",
         "warmup_steps": 0, "weight_decay": 0.01, "ema_decay": 0.9999, "size": 256, "resize_to": 288,
         "flip": 0.5, "dropout": 0.05, "target": "sample", "min_snr": 0.0, "clip_norm": 0.0,
-        "prediction_type": None, "multiscale": False,
+        "timestep_shift": 1.0, "prediction_type": None, "multiscale": False,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in stated} == stated
     assert config.batch_size * config.accumulation * 8 == 1024

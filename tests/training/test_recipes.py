@@ -103,7 +103,7 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
 def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
     config = text_to_image.Config(
         output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, min_snr=5,
-        multiscale=False, **parts(work),
+        timestep_shift=1, multiscale=False, **parts(work),
     )  # fmt: skip
     recipe = text_to_image.TextToImageRecipe(config)
     batch = default_collate([recipe.samples()[index] for index in range(6)])
@@ -128,6 +128,24 @@ def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
         predicted = recipe.model(noisy, t, encoder(tokens).last_hidden_state).sample
     target = schedule.get_velocity(batch["latents"], noise, t)  # pyright: ignore[reportArgumentType]
     assert loss.item() == pytest.approx((predicted - target).square().mean().item(), abs=1e-5)
+
+
+def test_a_new_text_to_image_model_sees_white_text(work: Path):
+    config = text_to_image.Config(output=work / "unused", data=[work / "edits"], widths=[32], **parts(work))
+    recipe = text_to_image.TextToImageRecipe(config)
+    rows = recipe.edits.rows
+    states = recipe.encoder.text(
+        [row[key] for row in rows for key in ("source_caption", "instruction")]
+    ).tokens
+    with torch.no_grad():
+        white = recipe.base.unet.encoder_hid_proj(states).flatten(0, 1)
+
+    def spread(values: torch.Tensor) -> float:
+        """The greatest share of the variance that one direction holds."""
+        variances = torch.linalg.eigvalsh(values.T.cov())
+        return (variances.max() / variances.sum()).item()
+
+    assert spread(white) < 0.5 * spread(states.flatten(0, 1))
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "clip", "text-to-image", "recogniser"])

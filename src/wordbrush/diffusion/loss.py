@@ -47,6 +47,22 @@ def min_snr_weights(scheduler: Any, *, gamma: float = 5.0) -> Tensor:
     return capped / (snr + 1.0) if kind == "v_prediction" else capped / snr
 
 
+def shift_weights(count: int, *, shift: float) -> Tensor:
+    """(count,) how likely timesteps are in training, up to a factor, when strong noise is to come more often.
+
+    Even draws u from [0, 1] become shift u / (1 + (shift - 1) u), as parts of the steps (2403.03206, section
+    5.3.2). At 1 all are alike.
+    """
+    parts = (torch.arange(count) + 0.5) / count
+    return shift / (shift - (shift - 1.0) * parts) ** 2
+
+
+def timestep_weights(scheduler: Any, *, min_snr: float, shift: float) -> Tensor:
+    """(T,) how likely timesteps are in training, up to a factor: `min_snr_weights` times `shift_weights`."""
+    by_snr = min_snr_weights(scheduler, gamma=min_snr)
+    return by_snr * shift_weights(len(by_snr), shift=shift)
+
+
 def squared_errors(errors: Tensor, *, multiscale: bool = False) -> Tensor:
     """(B,) the mean square of each sample's errors (B, C, h, w).
 

@@ -24,6 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.training.config import LearningRate, LoopConfig, Steps
 from wordbrush.training.loop import Batch, TrainingError, move, train
+from wordbrush.training.optimizers import OptimizerName
 
 CONTEXT = 48  # tokens, start and end included
 _PROJECTION = 192
@@ -35,11 +36,12 @@ class Config(LoopConfig):
     """Defaults of the storybook CLIP."""
 
     data: list[Path] = Field(description="folders of rendered edits")
-    steps: Steps = 1500
+    steps: Steps = 600
     batch_size: int = Field(
         64, ge=1, description="edits per step; each gives two pictures, two captions, one instruction"
     )
-    learning_rate: LearningRate = 1e-3
+    learning_rate: LearningRate = 2e-3
+    optimizer: OptimizerName = "muon"
     image_size: int = Field(64, description="side of the pictures, pixels")
     text_width: int = 192
     text_layers: int = 4

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import open_blocks, picture_sizes
-from wordbrush.diffusion.loss import conditioning_dropout, min_snr_weights
+from wordbrush.diffusion.loss import conditioning_dropout, timestep_weights
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.errors import UsageError
 from wordbrush.models import own_settings
@@ -94,6 +94,9 @@ class Config(LoopConfig):
     min_snr: float = Field(
         0.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
     )
+    timestep_shift: float = Field(
+        3.0, ge=1, description="strong noise is drawn more often; 1: all timesteps alike, up to --min-snr"
+    )
     multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the U-Net predicts (default: as the model it starts from)"
@@ -142,7 +145,7 @@ class InstructPix2PixRecipe:
             seed=config.seed,
             channels=self.base.latent_channels,
             grid=self.base.latent_grid,
-            timesteps=min_snr_weights(self.noise, gamma=config.min_snr),
+            timesteps=timestep_weights(self.noise, min_snr=config.min_snr, shift=config.timestep_shift),
             size=self.size,
             resize_to=config.resize_to or self.size,
             flip=config.flip,

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target": "sample",
         "dropout": 0.05,
         "min_snr": 0.0,
+        "timestep_shift": 1.0,
         "multiscale": False,
     },
 }

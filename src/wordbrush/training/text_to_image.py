@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import open_blocks
-from wordbrush.diffusion.loss import min_snr_weights
+from wordbrush.diffusion.loss import timestep_weights
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.training.base import load_parts
@@ -24,6 +24,9 @@ from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.loop import Batch, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
+from wordbrush.training.whitening import whiten_text
+
+_WHITENED = 1000  # rows whose texts say how the states vary
 
 
 class Config(LoopConfig):
@@ -43,6 +46,9 @@ class Config(LoopConfig):
     ema_decay: EmaDecay = 0.999
     min_snr: float = Field(
         0.0, ge=0, description="gamma of the min-SNR weights by which timesteps are drawn; 0: all alike"
+    )
+    timestep_shift: float = Field(
+        3.0, ge=1, description="strong noise is drawn more often; 1: all timesteps alike, up to --min-snr"
     )
     multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
@@ -66,8 +72,12 @@ class TextToImageRecipe:
         unet = _make_unet(config, parts)
         self.base = dataclasses.replace(parts, unet=unet)
         self.encoder = Encoder(self.base, sample=False, bfloat16=config.mixed_precision == "bf16")
+        if config.init_from is None:
+            whiten_text(unet, self._text_states())
         self.null = self.encoder.null_text().tokens
-        self.timesteps = min_snr_weights(self.base.scheduler, gamma=config.min_snr)
+        self.timesteps = timestep_weights(
+            self.base.scheduler, min_snr=config.min_snr, shift=config.timestep_shift
+        )
         self.model: nn.Module = fast_on_cpu(unet)
 
     def samples(self) -> Dataset[dict[str, Any]]:
@@ -94,6 +104,12 @@ class TextToImageRecipe:
         )
         return {"loss": errors.mean()}
 
+    def _text_states(self) -> Tensor:
+        """(N, D) of captions, and of instructions: an editor starts from this model."""
+        keys = ("source_caption", "target_caption", "instruction")
+        texts = [[row[key] for key in keys] for row in self.edits.rows[:_WHITENED]]
+        return torch.cat([self.encoder.text(of_row).tokens.flatten(0, 1) for of_row in texts])
+
     def export(self, model: nn.Module, folder: Path) -> None:
         """As `UNet2DConditionModel.save_pretrained`."""
         model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
@@ -106,7 +122,7 @@ def _make_unet(config: Config, parts: LatentDiffusion) -> UNet2DConditionModel:
 
 
 def build_unet(widths: list[int], latent_channels: int, text_width: int) -> UNet2DConditionModel:
-    """Attention at every size; 32 channels a head."""
+    """Attention at every size, 32 channels a head; a projection of the text states (see `whiten_text`)."""
     levels = len(widths)
     sizes: dict[str, Any] = {
         "block_out_channels": tuple(widths),
@@ -120,6 +136,8 @@ def build_unet(widths: list[int], latent_channels: int, text_width: int) -> UNet
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         cross_attention_dim=text_width,
+        encoder_hid_dim=text_width,
+        encoder_hid_dim_type="text_proj",
         **sizes,
     )
 
