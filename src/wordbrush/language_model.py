@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import EMBEDDED, quiet, resolve
+from wordbrush.models import EMBEDDED, loading, resolve
 
 PART = "instruction_writer"
 """The folder of the instruction writer within an embedded model."""
@@ -25,12 +24,9 @@ def load_language_model(name: str | Path) -> tuple[Any, Any]:
         ModelError: there is no such model, or it is no causal language model.
     """
     path = resolve(name) / PART if name in EMBEDDED else name
-    try:
-        with quiet():
-            tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-    except Exception as error:  # what is wrong with a checkpoint can raise anything
-        raise ModelError(f"{name} cannot be used as a language model ({one_line(error)})") from error
+    with loading(f"{name} as a language model"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="left")
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

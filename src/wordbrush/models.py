@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wordbrush.errors import ModelError
+from wordbrush.errors import ModelError, one_line
 
 EMBEDDED = {"storybook": "trained on the captioned storybook world, 128 px; a few seconds on any computer"}
 """Models inside the package: name -> description."""
@@ -92,6 +92,25 @@ def quiet() -> Generator[None]:
             module.set_verbosity(level)
             if bar:
                 module.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Generator[None]:
+    """`quiet`; and what goes wrong becomes one line.
+
+    Args:
+        what: Is loaded, by its name, for the message.
+
+    Raises:
+        ModelError: The body raised something else: what is wrong with a checkpoint can raise anything.
+    """
+    try:
+        with quiet():
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"cannot load {what}: {one_line(error)}") from error
 
 
 def _existing(path: Path, name: str) -> Path:

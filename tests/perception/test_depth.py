@@ -48,6 +48,6 @@ def test_distances():
 
 
 def test_another_model_is_one_line(tmp_path: Path):
-    with pytest.raises(ModelError, match="cannot be loaded to tell depth") as caught:
+    with pytest.raises(ModelError, match="cannot load .* to tell depth") as caught:
         DepthEstimator.load(str(tmp_path), device=CPU)
     assert "\n" not in str(caught.value)

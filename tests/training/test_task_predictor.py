@@ -119,7 +119,7 @@ def test_a_sentence_encoder_serves_as_it_is(tmp_path: Path):
 
 
 def test_other_models_are_refused_in_one_line(tmp_path: Path, trained: Path):
-    with pytest.raises(ModelError, match="cannot be used as a task predictor"):
+    with pytest.raises(ModelError, match="cannot load .* as a task predictor"):
         load_task_predictor(tmp_path)
     config = json.loads((trained / "config.json").read_text())
     del config["task_names"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wordbrush.diffusion.schedulers import SCHEDULERS
 from wordbrush.errors import ModelError, UsageError, one_line
-from wordbrush.models import quiet, resolve
+from wordbrush.models import loading, quiet, resolve
 
 # Configurations of the released 8-channel checkpoints: diffusers itself only guesses text-to-image ones.
 _EDITOR_CONFIGS = {False: "timbrooks/instruct-pix2pix", True: "diffusers/sdxl-instructpix2pix-768"}
@@ -224,13 +224,8 @@ def offload_networks(networks: Sequence[nn.Module], device: torch.device) -> Non
 def _open(path: Path, dtype: torch.dtype, unet: str | None, config: str | Path | None) -> Any:
     """The checkpoint as a diffusers pipeline, which only serves as the container of its parts."""
     options: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
-    try:
-        with quiet():
-            pipe = _open_folder(path, unet, options) if path.is_dir() else _open_file(path, config, options)
-    except ModelError:
-        raise
-    except Exception as error:  # the loaders raise whatever a damaged file provokes
-        raise ModelError(f"cannot load the checkpoint {path}: {one_line(error)}") from error
+    with loading(f"the checkpoint {path}"):
+        pipe = _open_folder(path, unet, options) if path.is_dir() else _open_file(path, config, options)
     _check(path, pipe)
     return pipe
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import EMBEDDED, quiet, resolve
+from wordbrush.errors import ModelError
+from wordbrush.models import EMBEDDED, loading, resolve
 from wordbrush.tasks import TASKS
 
 PART = "task_predictor"
@@ -52,17 +52,12 @@ def load_task_predictor(name: str | Path) -> TaskPredictor:
         ModelError: There is no such model, or it is neither.
     """
     path = resolve(name) / PART if name in EMBEDDED else name
-    try:
-        with quiet():
-            config: Any = AutoConfig.from_pretrained(path)
-            tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            if not config.is_encoder_decoder:
-                return NearestExamples(AutoModel.from_pretrained(path), tokenizer)
-            return NumberPredictor(AutoModelForSeq2SeqLM.from_pretrained(path), tokenizer)
-    except ModelError:
-        raise
-    except Exception as error:  # what is wrong with a checkpoint can raise anything
-        raise ModelError(f"{name} cannot be used as a task predictor ({one_line(error)})") from error
+    with loading(f"{name} as a task predictor"):
+        config: Any = AutoConfig.from_pretrained(path)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        if not config.is_encoder_decoder:
+            return NearestExamples(AutoModel.from_pretrained(path), tokenizer)
+        return NumberPredictor(AutoModelForSeq2SeqLM.from_pretrained(path), tokenizer)
 
 
 class NumberPredictor:

@@ -19,8 +19,8 @@ from wordbrush import images
 from wordbrush.diffusion.loss import diffusion_target
 from wordbrush.diffusion.runtime import available_cpus
 from wordbrush.editors.tuned_picture import add_adapters, twin
-from wordbrush.errors import ModelError, WordbrushError, one_line
-from wordbrush.models import quiet, resolve
+from wordbrush.errors import ModelError, WordbrushError
+from wordbrush.models import loading, quiet, resolve
 from wordbrush.types import EditResult
 
 NCNN_MODELS = {
@@ -155,11 +155,8 @@ class DiffusionUpscaler:
             ModelError: it is missing, damaged, or another kind of model.
         """
         path = resolve(source)
-        try:
-            with quiet():
-                pipe: Any = DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
-        except Exception as error:  # the loaders raise whatever a damaged file provokes
-            raise ModelError(f"cannot load the upscaler {source}: {one_line(error)}") from error
+        with loading(f"the upscaler {source}"):
+            pipe: Any = DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
         if type(pipe).__name__ != "StableDiffusionUpscalePipeline":
             raise ModelError(f"{source} is no upscaler: it holds a {type(pipe).__name__}")
         pipe.set_progress_bar_config(disable=True)

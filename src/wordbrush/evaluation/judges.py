@@ -22,7 +22,7 @@ from wordbrush import images
 from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
 from wordbrush.evaluation.identity import identity, network_hash
 from wordbrush.evaluation.metrics import l1, l2, psnr, ssim
-from wordbrush.models import is_hub_id, quiet, resolve
+from wordbrush.models import is_hub_id, loading, resolve
 from wordbrush.perception.clip import Clip, Preprocessing, pair_similarities, similarity
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 
@@ -220,11 +220,8 @@ class DinoJudge:
         """
         from transformers import ViTModel
 
-        try:
-            with quiet():
-                model: Any = ViTModel.from_pretrained(name, add_pooling_layer=False)
-        except Exception as error:  # the loaders raise whatever a damaged file provokes
-            raise ModelError(f"cannot load the vision transformer {name}: {one_line(error)}") from error
+        with loading(f"the vision transformer {name}"):
+            model: Any = ViTModel.from_pretrained(name, add_pooling_layer=False)
         return cls(model.to(device).eval(), identity(name))
 
     @torch.inference_mode()

@@ -18,8 +18,8 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from wordbrush import images
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import is_hub_id, quiet, resolve
+from wordbrush.errors import ModelError
+from wordbrush.models import is_hub_id, loading, resolve
 
 _BATCH = 32
 _MODES = {
@@ -87,16 +87,13 @@ class Clip:
         """
         place = _place(source)
         model_part, tokenizer_part = _parts(place)
-        try:
-            with quiet():
-                opened: Any = CLIPModel.from_pretrained(
-                    place, subfolder=model_part, dtype=dtype, output_loading_info=True
-                )
-                model, report = opened
-                tokenizer = CLIPTokenizer.from_pretrained(place, subfolder=tokenizer_part)
-                config, _ = ImageProcessingMixin.get_image_processor_dict(place, subfolder=model_part)
-        except Exception as error:  # the loaders raise whatever a damaged file provokes
-            raise ModelError(f"cannot load a CLIP from {source}: {one_line(error)}") from error
+        with loading(f"a CLIP from {source}"):
+            opened: Any = CLIPModel.from_pretrained(
+                place, subfolder=model_part, dtype=dtype, output_loading_info=True
+            )
+            model, report = opened
+            tokenizer = CLIPTokenizer.from_pretrained(place, subfolder=tokenizer_part)
+            config, _ = ImageProcessingMixin.get_image_processor_dict(place, subfolder=model_part)
         if report["missing_keys"]:  # transformers would leave them at random
             raise ModelError(f"{source} is not a whole CLIP: it has no {min(report['missing_keys'])}")
         if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import quiet
+from wordbrush.models import loading
 
 _BATCH = 16
 
@@ -39,12 +38,9 @@ class DepthEstimator:
         Raises:
             ModelError: There is no such model, or it is of another kind.
         """
-        try:
-            with quiet():
-                model: Any = AutoModelForDepthEstimation.from_pretrained(name)
-                return cls(model.to(device).eval(), AutoImageProcessor.from_pretrained(name))
-        except Exception as error:  # what is wrong with a checkpoint can raise anything
-            raise ModelError(f"{name} cannot be loaded to tell depth ({one_line(error)})") from error
+        with loading(f"{name} to tell depth"):
+            model: Any = AutoModelForDepthEstimation.from_pretrained(name)
+            return cls(model.to(device).eval(), AutoImageProcessor.from_pretrained(name))
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPSegForImageSe
 from transformers import AutoModelForZeroShotObjectDetection as Detector
 
 from wordbrush import images
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import quiet, resolve
+from wordbrush.errors import ModelError
+from wordbrush.models import loading, resolve
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -66,23 +66,16 @@ def load_grounder(name: str, *, device: torch.device) -> Grounder:
         ModelError: There is no such model, or it is of another kind.
     """
     parts = name.split(_PAIR)
-    try:
-        with quiet():
-            if len(parts) == 2:
-                networks = Detector.from_pretrained(parts[0]), AutoModel.from_pretrained(parts[1])
-                processors = [AutoProcessor.from_pretrained(part) for part in parts]
-                return DetectAndSegment(*(network.to(device).eval() for network in networks), *processors)
-            path = resolve(name)
-            if AutoConfig.from_pretrained(path).model_type != "clipseg":
-                raise ModelError(
-                    f"{name} finds nothing by its name: give a CLIPSeg, or DETECTOR{_PAIR}SEGMENTER"
-                )
-            model: Any = CLIPSegForImageSegmentation.from_pretrained(path)
-            return ReadAndSegment(model.to(device).eval(), AutoProcessor.from_pretrained(path))
-    except ModelError:
-        raise
-    except Exception as error:  # what is wrong with a checkpoint can raise anything
-        raise ModelError(f"{name} cannot be loaded to find things ({one_line(error)})") from error
+    with loading(f"{name} to find things"):
+        if len(parts) == 2:
+            networks = Detector.from_pretrained(parts[0]), AutoModel.from_pretrained(parts[1])
+            processors = [AutoProcessor.from_pretrained(part) for part in parts]
+            return DetectAndSegment(*(network.to(device).eval() for network in networks), *processors)
+        path = resolve(name)
+        if AutoConfig.from_pretrained(path).model_type != "clipseg":
+            raise ModelError(f"{name} finds nothing by its name: give a CLIPSeg, or DETECTOR{_PAIR}SEGMENTER")
+        model: Any = CLIPSegForImageSegmentation.from_pretrained(path)
+        return ReadAndSegment(model.to(device).eval(), AutoProcessor.from_pretrained(path))
 
 
 class DetectAndSegment:

@@ -36,8 +36,7 @@ from transformers import (
 
 from wordbrush.data.labelled import Labelled, of_split, read_labelled, storybook_instruction
 from wordbrush.editors.task_predictor import answers
-from wordbrush.errors import ModelError, one_line
-from wordbrush.models import quiet
+from wordbrush.models import loading, quiet
 from wordbrush.tasks import TASKS
 from wordbrush.training.config import BatchSize, LoopConfig, Steps
 from wordbrush.training.loop import Batch, move, train
@@ -110,11 +109,8 @@ class TaskPredictorRecipe:
 
     def _load(self) -> tuple[Any, Any]:
         name = str(self.config.model)
-        try:
-            with quiet():
-                return AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
-        except Exception as error:  # what is wrong with a checkpoint can raise anything
-            raise ModelError(f"{name} cannot be loaded as an encoder-decoder ({one_line(error)})") from error
+        with loading(f"{name} as an encoder-decoder"):
+            return AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
 
     def _build(self) -> tuple[Any, Any]:
         own = (storybook_instruction(index) for index in range(_SAMPLE))
