@@ -31,7 +31,9 @@ WINDOWS=(--window 64 --batch-size 128 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/editor-windows/model" --output "$WORK/editor"
 
-"$WORDBRUSH" train recogniser --data "$WORK/edits" --output "$WORK/recogniser" --optimizer muon --steps 2000
+"$WORDBRUSH" train recogniser --data "$WORK/edits" --output "$WORK/recogniser" --optimizer muon --steps 3000
+
+"$WORDBRUSH" train segmenter --clip "$WORK/clip/model" --output "$WORK/segmenter"
 
 "$WORDBRUSH" train instruction-writer --output "$WORK/instruction-writer" --steps 4000
 

@@ -148,8 +148,9 @@ class ReadAndSegment:
         for start in range(0, len(pictures), _BATCH):
             some = [picture.convert("RGB") for picture in pictures[start : start + _BATCH]]
             given = self.processor(
-                text=list(names[start : start + _BATCH]), images=some, padding=True, return_tensors="pt"
-            ).to(self.model.device)
+                text=list(names[start : start + _BATCH]), images=some, padding=True, truncation=True,
+                return_tensors="pt",
+            ).to(self.model.device)  # fmt: skip
             logits = self.model(**given).logits.float().cpu().view(len(some), 1, *self._side())
             found += [self._located(row, picture) for row, picture in zip(logits, some, strict=True)]
         return found

@@ -11,5 +11,6 @@ RECIPES = {  # name of the command -> what it does
     "task-inversion": "Teach a frozen editor of many tasks a new one, from few examples.",
     "task-predictor": "Train a model that finds the task of an instruction.",
     "recogniser": "Train the attribute recogniser that judges edits.",
+    "segmenter": "Train the storybook's segmenter of what a text names, a CLIPSeg.",
     "textual-inversion": "Learn a word for what a few pictures show.",
 }
