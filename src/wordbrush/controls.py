@@ -23,6 +23,8 @@ class Control:
     choices: tuple[str, ...]
     """The words that are allowed; empty for a setting that is not one of a few words."""
     description: str
+    local: bool
+    """Whether it concerns the files of this computer: nothing for a stranger to choose over the network."""
 
     @property
     def flag(self) -> str:
@@ -63,4 +65,5 @@ def _control(name: str, hint: Any, field: FieldInfo) -> Control:
         high=bounds.get("le"),
         choices=tuple(map(str, field.examples or ())),
         description=field.description or "",
+        local=isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("local")),
     )

@@ -168,17 +168,32 @@ def fit(rgb: Image.Image, *, size: int | None, native: int, multiple: int) -> Fi
         native: the model's own short side.
         multiple: the grid: a working side is a multiple of it.
     """
-    short = native if size is None else size
     width, height = rgb.size
-    scale = min(short / min(width, height), MAX_ASPECT * short / max(width, height))
-    scaled: tuple[int, int] = (max(1, round(height * scale)), max(1, round(width * scale)))
+    scaled, canvas = _scaled_and_padded(rgb.size, size or native, multiple)
     pixels = from_pil(rgb.resize((scaled[1], scaled[0]), Image.Resampling.LANCZOS))
-    canvas = [math.ceil(max(side, short) / multiple) * multiple for side in scaled]
     offset = (canvas[0] - scaled[0]) // 2, (canvas[1] - scaled[1]) // 2
     for axis in (0, 1):
         index = _mirrored(scaled[axis], offset[axis], canvas[axis])
         pixels = pixels.index_select(axis + 2, index)
     return Fit(pixels, (height, width), scaled, offset)
+
+
+def working_size(
+    picture: tuple[int, int], *, size: int | None, native: int, multiple: int
+) -> tuple[int, int]:
+    """(height, width) of what `fit` makes of a picture of this width and height."""
+    return _scaled_and_padded(picture, size or native, multiple)[1]
+
+
+def _scaled_and_padded(
+    picture: tuple[int, int], short: int, multiple: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of a picture at the working size, and of the grid around it."""
+    width, height = picture
+    scale = min(short / min(width, height), MAX_ASPECT * short / max(width, height))
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    padded = (math.ceil(max(side, short) / multiple) * multiple for side in (rows, columns))
+    return (rows, columns), (next(padded), next(padded))
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 from uuid import uuid4
 from xml.sax.saxutils import escape, unescape
 
@@ -17,7 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from wordbrush.errors import ImageError, OutputError
-from wordbrush.images import Picture
+
+if TYPE_CHECKING:
+    from wordbrush.images import Picture
 
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The file name endings that can be written."""

@@ -198,6 +198,13 @@ class LatentEditor(ABC, Generic[S]):
         """What stands for no text in each request: its negative prompt, if it has one."""
         return join_texts([self._encode_null_text(request.negative_prompt) for request in requests])
 
+    def working_size(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which a picture of this width and height is edited."""
+        model = self.model
+        return images.working_size(
+            picture, size=self.settings.size, native=model.native_size, multiple=model.latent_grid
+        )
+
     def _prepare(self, request: EditRequest) -> Job:
         return prepare_job(self.method, request, self._fit)
 

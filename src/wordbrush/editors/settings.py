@@ -18,6 +18,8 @@ from wordbrush.errors import UsageError
 
 S = TypeVar("S")
 
+LOCAL: Any = {"local": True}
+"""Marks a setting that concerns the files of this computer; see `Control.local`."""
 TEMPLATE_SETS = ("photo", "plain")
 """Of Text2LIVE."""
 
@@ -91,10 +93,14 @@ class EmuEditSettings(InstructPix2PixSettings):
         5.0, ge=0, le=50, allow_inf_nan=False, description="how strongly to follow the instruction"
     )
     task_predictor: str | None = Field(
-        None, description="folder or hub id of the model that finds the task (default: the checkpoint's own)"
+        None,
+        description="folder or hub id of the model that finds the task (default: the checkpoint's own)",
+        json_schema_extra=LOCAL,
     )
     task_file: str | None = Field(
-        None, description="a task that was learned on its own, by `wordbrush train task-inversion`"
+        None,
+        description="a task that was learned on its own, by `wordbrush train task-inversion`",
+        json_schema_extra=LOCAL,
     )
 
 
@@ -115,7 +121,9 @@ class InversionSettings(LatentSettings):
     steps: int = Field(50, ge=1, le=500, description="denoising steps; the inversion has as many")
     text_scale: float = _scale(7.5, "how strongly to follow the caption")
     keep_inversion: bool = Field(
-        True, description="keep the picture's inversion in the cache, so that further edits of it are quick"
+        True,
+        description="keep the picture's inversion in the cache, so that further edits of it are quick",
+        json_schema_extra=LOCAL,
     )
 
 
@@ -271,10 +279,14 @@ class ImagicSettings(TuningSettings, SamplingSettings):
     )
     text_scale: float = _scale(7.5, "how strongly to follow the caption")
     tuned: str | None = Field(
-        None, description="folder of `wordbrush train imagic` for this picture (default: tune first)"
+        None,
+        description="folder of `wordbrush train imagic` for this picture (default: tune first)",
+        json_schema_extra=LOCAL,
     )
     keep_tuned: bool = Field(
-        True, description="keep what was tuned in the cache, so that further edits of the picture are quick"
+        True,
+        description="keep what was tuned in the cache, so that further edits of the picture are quick",
+        json_schema_extra=LOCAL,
     )
 
 

@@ -1,0 +1,399 @@
+"""The service's jobs, on disk: what was accepted outlives the process that accepted it.
+
+A folder holds `jobs.sqlite` and, for every job, a folder of files: the picture and the mask until the job has
+ended, then the results `0.png`, `1.png`, ...
+"""
+
+import json
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.outputs import make_folder
+from wordbrush.provenance import atomic_file
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = get_args(State)
+MAX_ATTEMPTS = 2
+"""How often a job is begun whose process died."""
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    state TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    has_mask INTEGER NOT NULL,
+    num_results INTEGER NOT NULL,
+    created REAL NOT NULL,
+    started REAL,
+    ended REAL,
+    step INTEGER NOT NULL DEFAULT 0,
+    num_steps INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    claim TEXT,
+    record TEXT NOT NULL DEFAULT '{}',
+    error TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
+CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
+"""
+_DIED = "the process that edits died while it was at this job; it was tried {} times"
+
+
+class QueueFullError(WordbrushError):
+    """As many jobs are waiting as may; `retry_after` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many edits are waiting: try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A request that was checked, with its files as bytes."""
+
+    picture: bytes
+    """The file as it was uploaded."""
+    size: tuple[int, int]
+    """Width and height of the upright picture."""
+    asked: Mapping[str, Any]
+    """Fields of `wordbrush.editors.asked.Asked`; the seed is among them, so that a second attempt gives the same."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Those that were given."""
+    num_variations: int = 1
+    mask: bytes | None = None
+    owner: str = ""
+    """Who may see the job."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table; times are seconds since 1970."""
+
+    id: str
+    owner: str
+    state: State
+    asked: dict[str, Any]
+    settings: dict[str, Any]
+    width: int
+    height: int
+    has_mask: bool
+    num_results: int
+    created: float
+    started: float | None
+    ended: float | None
+    step: int
+    num_steps: int
+    attempts: int
+    claim: str | None
+    record: dict[str, Any]
+    """Of a job that is done: its seeds and warnings."""
+    error: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state not in ("queued", "running")
+
+
+class JobTable:
+    """The jobs of one folder; used by several threads, and by the worker's process through its own instance.
+
+    Args:
+        folder: made if missing, readable by its owner alone.
+        max_queue: most jobs that may wait.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+        UsageError: its table is damaged.
+    """
+
+    def __init__(self, folder: Path, *, max_queue: int = 100) -> None:
+        self.folder, self.max_queue = folder, max_queue
+        self._lock = threading.RLock()
+        make_folder(folder)
+        folder.chmod(0o700)
+        (folder / "files").mkdir(exist_ok=True)
+        try:
+            self._base = sqlite3.connect(
+                folder / "jobs.sqlite", timeout=30, isolation_level=None, check_same_thread=False
+            )
+            self._base.row_factory = sqlite3.Row
+            self._base.execute("PRAGMA journal_mode = WAL")
+            self._base.execute("PRAGMA synchronous = FULL")  # an answer of "accepted" holds after a power cut
+            self._base.executescript(_CREATE)
+        except sqlite3.DatabaseError as error:
+            raise UsageError(
+                f"{folder / 'jobs.sqlite'} cannot be used ({error}): name another folder"
+            ) from error
+
+    def close(self) -> None:
+        """Close the table's file."""
+        with self._lock:
+            self._base.close()
+
+    def file(self, job_id: str, name: str) -> Path:
+        """Where a job's file lies: "picture", "mask.png", "0.png", ..."""
+        return self.folder / "files" / job_id / name
+
+    def check_room(self) -> None:
+        """Raise a `QueueFullError` if no further job would be taken now."""
+        if self.counts()["queued"] >= self.max_queue:
+            raise QueueFullError(self._retry_after())
+
+    def add(self, new: NewJob) -> Job:
+        """Take a job; once this returns, it is on the disk.
+
+        Raises:
+            QueueFullError: too many are waiting.
+            OutputError: its files cannot be written.
+        """
+        job_id = secrets.token_urlsafe(16)
+        home = self.file(job_id, "")
+        home.mkdir()
+        try:
+            _write(home / "picture", new.picture)
+            if new.mask is not None:
+                _write(home / "mask.png", new.mask)
+            with self._writing():
+                self.check_room()
+                self._insert(job_id, new)
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        return self._existing(job_id)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job of that id, if there is one."""
+        rows = self._select("id = ?", job_id)
+        return rows[0] if rows else None
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs are before a queued one."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND number < (SELECT number FROM jobs WHERE id = ?)"
+        return int(self._one(query, job.id)) if job.state == "queued" else 0
+
+    def has_waiting(self) -> bool:
+        """Whether there is anything to claim."""
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued')"))
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._lock:
+            found = dict(self._base.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
+        return {state: found.get(state, 0) for state in STATES}
+
+    def totals(self) -> dict[str, float]:
+        """Sums over all jobs ever: "done", "failed", "cancelled", "batches", "run_seconds", "wait_seconds"."""
+        with self._lock:
+            return dict(self._base.execute("SELECT name, value FROM totals").fetchall())
+
+    def claim(self, most: int, key: Callable[[Job], Hashable]) -> list[Job]:
+        """Take the oldest waiting job, and up to `most` - 1 further ones of the same settings and key.
+
+        A job whose process died is taken by itself: it may have been the reason.
+        """
+        with self._writing():
+            waiting = self._select("state = 'queued' ORDER BY number LIMIT 200")
+            if not waiting:
+                return []
+            first, *others = waiting
+            chosen = [first]
+            if not first.attempts:
+                wanted = _same(first), key(first)
+                alike = (
+                    o for o in others if not o.attempts and _same(o) == wanted[0] and key(o) == wanted[1]
+                )
+                chosen += [other for _, other in zip(range(most - 1), alike, strict=False)]
+            token, now = secrets.token_hex(8), time.time()
+            for job in chosen:
+                self._base.execute(
+                    "UPDATE jobs SET state = 'running', claim = ?, started = ?, step = 0, attempts = attempts + 1 "
+                    "WHERE id = ?",
+                    (token, now, job.id),
+                )
+            self._count(batches=1, wait_seconds=sum(now - job.created for job in chosen))
+            return self._select("claim = ? ORDER BY number", token)
+
+    def still_wanted(self, jobs: Sequence[Job]) -> set[str]:
+        """The ids of those claimed jobs that nobody cancelled, timed out or gave to another process."""
+        with self._lock:
+            found = self._base.execute(
+                "SELECT id FROM jobs WHERE claim = ? AND state = 'running'", (jobs[0].claim,)
+            ).fetchall()
+        return {row[0] for row in found}
+
+    def report(self, jobs: Sequence[Job], step: int, num_steps: int) -> None:
+        """Note how far a claimed batch is."""
+        with self._lock:
+            self._base.execute(
+                "UPDATE jobs SET step = ?, num_steps = ? WHERE claim = ? AND state = 'running'",
+                (step, num_steps, jobs[0].claim),
+            )
+
+    def finish(self, job: Job, record: Mapping[str, Any]) -> None:
+        """A claimed job's results are on the disk."""
+        self._end(job, "done", record=json.dumps(record))
+
+    def fail(self, job: Job, message: str) -> None:
+        """A claimed job cannot be done, for a reason that its owner may read."""
+        self._end(job, "failed", error=message)
+
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job that has not ended; the job as it is then, None if there is none."""
+        job = self.get(job_id)
+        if job is not None and not job.has_ended:
+            self._end(job, "cancelled", any_claim=True)
+        return self.get(job_id)
+
+    def give_back(self, jobs: Sequence[Job], *, counted: bool = False) -> None:
+        """Put claimed jobs back into the queue; the attempt counts only if told so."""
+        with self._writing():
+            for job in jobs:
+                self._base.execute(
+                    "UPDATE jobs SET state = 'queued', claim = NULL, started = NULL, step = 0, "
+                    "attempts = attempts - ? WHERE id = ? AND claim = ? AND state = 'running'",
+                    (int(not counted), job.id, job.claim),
+                )
+
+    def recover(self) -> list[Job]:
+        """After a worker's death: its jobs wait again, or have failed if this was their last attempt."""
+        lost = self._select("state = 'running'")
+        again = [job for job in lost if job.attempts < MAX_ATTEMPTS]
+        self.give_back(again, counted=True)
+        for job in lost:
+            if job not in again:
+                self.fail(job, _DIED.format(job.attempts))
+        return lost
+
+    def overdue(self, seconds: float) -> list[Job]:
+        """The jobs that have been running for longer than that."""
+        return self._select("state = 'running' AND started < ?", time.time() - seconds)
+
+    def expire(self, seconds: float) -> int:
+        """Forget the jobs that ended longer ago than that, and the files that no job has; returns how many."""
+        old = self._select("ended < ?", time.time() - seconds)
+        for job in old:
+            with self._writing():
+                self._base.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+            shutil.rmtree(self.file(job.id, ""), ignore_errors=True)
+        for home in (self.folder / "files").iterdir():
+            if self.get(home.name) is None and home.stat().st_mtime < time.time() - max(seconds, 60):
+                shutil.rmtree(home, ignore_errors=True)  # a crash between its files and its row
+        return len(old)
+
+    def _insert(self, job_id: str, new: NewJob) -> None:
+        width, height = new.size
+        values: dict[str, Any] = {
+            "id": job_id,
+            "owner": new.owner,
+            "state": "queued",
+            "asked": json.dumps(dict(new.asked)),
+            "settings": json.dumps(dict(new.settings), sort_keys=True),
+            "width": width,
+            "height": height,
+            "has_mask": new.mask is not None,
+            "num_results": new.num_variations,
+            "created": time.time(),
+        }
+        marks = ", ".join("?" * len(values))
+        self._base.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+
+    def _end(
+        self, job: Job, state: State, *, error: str | None = None, record: str = "{}", any_claim: bool = False
+    ) -> None:
+        now = time.time()
+        mine = "state IN ('queued', 'running')" if any_claim else "state = 'running' AND claim = ?"
+        values = (state, now, error, record, job.id, *(() if any_claim else (job.claim,)))
+        with self._writing():
+            changed = self._base.execute(
+                f"UPDATE jobs SET state = ?, ended = ?, error = ?, record = ? WHERE id = ? AND {mine}", values
+            ).rowcount
+            if changed:
+                run = now - job.started if job.started and state == "done" else 0.0
+                self._count(**{state: 1, "run_seconds": run})
+        if changed:
+            for name in ("picture", "mask.png"):  # nobody needs them any more
+                self.file(job.id, name).unlink(missing_ok=True)
+
+    def _count(self, **changes: float) -> None:
+        for name, change in changes.items():
+            self._base.execute(
+                "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + ?",
+                (name, change, change),
+            )
+
+    def _retry_after(self) -> int:
+        """About as many seconds as a recent edit took."""
+        recent = "SELECT ended - started AS took FROM jobs WHERE state = 'done' ORDER BY ended DESC LIMIT 20"
+        mean = self._one(f"SELECT AVG(took) FROM ({recent})")
+        return min(120, max(1, round(mean or 1)))
+
+    def _existing(self, job_id: str) -> Job:
+        return self._select("id = ?", job_id)[0]
+
+    def _select(self, where: str, *values: Any) -> list[Job]:
+        with self._lock:
+            return [_job(row) for row in self._base.execute(f"SELECT * FROM jobs WHERE {where}", values)]
+
+    def _one(self, query: str, *values: Any) -> Any:
+        with self._lock:
+            return self._base.execute(query, values).fetchone()[0]
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """A transaction; what it reads cannot change until it ends."""
+        with self._lock:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._base.execute("ROLLBACK")
+                raise
+            self._base.execute("COMMIT")
+
+
+def lock_folder(folder: Path) -> sqlite3.Connection:
+    """Keep other services out of a folder until the connection is closed, or its process is gone.
+
+    Raises:
+        UsageError: another service uses it.
+    """
+    make_folder(folder)
+    lock = sqlite3.connect(folder / "lock.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        raise UsageError(f"another service uses {folder}: give this one another --folder") from error
+    return lock
+
+
+def _same(job: Job) -> str:
+    """What must be equal for two jobs to be edited by one call."""
+    return json.dumps(job.settings, sort_keys=True)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    values: dict[str, Any] = {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118
+    for name in ("asked", "settings", "record"):
+        values[name] = json.loads(values[name])
+    return Job(**values | {"has_mask": bool(values["has_mask"])})
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_file(path) as file:
+        file.write(data)
