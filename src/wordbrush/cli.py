@@ -132,17 +132,22 @@ class Setup:
         """The editor of a recipe, on the device that was asked for."""
         if not _debugging():
             warnings.simplefilter("ignore")  # the libraries' remarks to their own users
-        return wordbrush.load(
-            recipe.model,
-            recipe.method,
-            device=self.device,
-            dtype=recipe.dtype,
-            offload=self.offload,
-            lora=recipe.lora,
-            concept=recipe.concept,
-            config=recipe.config,
-            **recipe.settings | self.settings,
-        )
+        return wordbrush.load(**self.load_arguments(recipe))
+
+    def load_arguments(self, recipe: "Recipe") -> dict[str, Any]:
+        """The keywords of `wordbrush.load` for a recipe."""
+        return {
+            "model": recipe.model,
+            "method": recipe.method,
+            "device": self.device,
+            "dtype": recipe.dtype,
+            "offload": self.offload,
+            "lora": recipe.lora,
+            "concept": recipe.concept,
+            "config": recipe.config,
+            **recipe.settings,
+            **self.settings,
+        }
 
 
 def _edits(function: Callable[..., None]) -> Callable[..., None]:
@@ -693,6 +698,72 @@ def ui(
     for name in {"keep_inversion", "keep_tuned"} & {f.name for f in method.settings_fields()}:
         setup.settings.setdefault(name, False)  # a visitor's picture could be made from it again
     serve(setup.load(recipe), texts=(*method.needs, *method.optional), host=host, port=port)
+
+
+@_edits
+def serve(
+    setup: Setup,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other computers in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="WORDBRUSH_API_KEY",
+            help="A key that lets in; may be given more than once. (default: everybody is let in)",
+        ),
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="The same, one a line; # begins a remark.")
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Edits that may wait; further ones are refused.")
+    ] = 100,
+    max_batch: Annotated[int, typer.Option(min=1, help="Edits that go through the model together.")] = 4,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that an edit may run.")] = 300.0,
+    keep: Annotated[
+        float, typer.Option(min=1, help="Seconds that an edit and its results are kept.")
+    ] = 3600.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 25_000_000,
+    max_bytes: Annotated[int, typer.Option(min=1024, help="Of a request.")] = 32 * 2**20,
+    max_size: Annotated[int, typer.Option(min=8, help="Of the setting --size in a request.")] = 1024,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web pages from there may call, such as https://example.org; may be repeated."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where edits wait and results lie. (default: in the user's cache)")
+    ] = None,
+) -> None:
+    """Serve edits over HTTP, as jobs and as OpenAI's clients ask for them."""
+    try:
+        from wordbrush.serving.http import serve as listen
+    except ModuleNotFoundError as error:
+        raise WordbrushError("the service needs more packages: pip install 'wordbrush[serve]'") from error
+    from wordbrush.recipe import Recipe
+    from wordbrush.serving.jobs import lock_folder
+    from wordbrush.serving.service import Keys, Limits
+    from wordbrush.serving.starting import default_folder, make_service, read_keys
+
+    keys = [*(api_key or []), *(read_keys(api_keys_file) if api_keys_file else [])]
+    if not keys and host not in ("127.0.0.1", "localhost", "::1"):
+        _say("warning: whoever reaches this address may edit; --api-key lets in only those who have the key")
+    recipe = setup.over(Recipe())
+    home = default_folder() if folder is None else folder
+    lock = lock_folder(home)
+    try:
+        service = make_service(
+            setup.load_arguments(recipe),
+            folder=home,
+            keys=Keys(keys),
+            limits=Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_size=max_size),
+            max_queue=max_queue,
+            max_batch=max_batch,
+            time_limit=time_limit,
+            keep=keep,
+        )
+        listen(service, host=host, port=port, cors_origins=cors_origin or [])
+    finally:
+        lock.close()
 
 
 if __name__ == "__main__":

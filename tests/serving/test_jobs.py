@@ -136,8 +136,10 @@ def test_a_queued_job_can_be_cancelled_and_an_unknown_one_is_none(table: JobTabl
     assert table.cancel("unknown") is None
 
 
-def test_old_jobs_and_files_without_a_job_expire(table: JobTable):
+def test_old_jobs_expire_and_files_without_a_job_are_swept(table: JobTable):
     job, waiting = table.add(new()), table.add(new())
+    (table.folder / "files" / "lost").mkdir()
+    table.sweep()
     table.cancel(job.id)
     assert table.expire(60) == 0
     assert table.expire(-1) == 1

@@ -70,7 +70,7 @@ class NewJob:
     size: tuple[int, int]
     """Width and height of the upright picture."""
     asked: Mapping[str, Any]
-    """Fields of `wordbrush.editors.asked.Asked`; the seed is among them, so that a second attempt gives the same."""
+    """Fields of `wordbrush.editors.asked.Asked`; with a seed, so that a second attempt gives the same."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Those that were given."""
     num_variations: int = 1
@@ -183,7 +183,8 @@ class JobTable:
 
     def ahead(self, job: Job) -> int:
         """How many jobs are before a queued one."""
-        query = "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND number < (SELECT number FROM jobs WHERE id = ?)"
+        own = "(SELECT number FROM jobs WHERE id = ?)"
+        query = f"SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND number < {own}"
         return int(self._one(query, job.id)) if job.state == "queued" else 0
 
     def has_waiting(self) -> bool:
@@ -197,7 +198,7 @@ class JobTable:
         return {state: found.get(state, 0) for state in STATES}
 
     def totals(self) -> dict[str, float]:
-        """Sums over all jobs ever: "done", "failed", "cancelled", "batches", "run_seconds", "wait_seconds"."""
+        """Sums over all jobs ever: done, failed, cancelled, batches, run_seconds, wait_seconds."""
         with self._lock:
             return dict(self._base.execute("SELECT name, value FROM totals").fetchall())
 
@@ -221,8 +222,8 @@ class JobTable:
             token, now = secrets.token_hex(8), time.time()
             for job in chosen:
                 self._base.execute(
-                    "UPDATE jobs SET state = 'running', claim = ?, started = ?, step = 0, attempts = attempts + 1 "
-                    "WHERE id = ?",
+                    "UPDATE jobs SET state = 'running', claim = ?, started = ?, step = 0, "
+                    "attempts = attempts + 1 WHERE id = ?",
                     (token, now, job.id),
                 )
             self._count(batches=1, wait_seconds=sum(now - job.created for job in chosen))
@@ -279,20 +280,23 @@ class JobTable:
                 self.fail(job, _DIED.format(job.attempts))
         return lost
 
+    def sweep(self) -> None:
+        """Delete the files that no job has: a crash came between them and their row."""
+        for home in (self.folder / "files").iterdir():
+            if self.get(home.name) is None:
+                shutil.rmtree(home, ignore_errors=True)
+
     def overdue(self, seconds: float) -> list[Job]:
         """The jobs that have been running for longer than that."""
         return self._select("state = 'running' AND started < ?", time.time() - seconds)
 
     def expire(self, seconds: float) -> int:
-        """Forget the jobs that ended longer ago than that, and the files that no job has; returns how many."""
+        """Forget the jobs that ended longer ago than that, with their files; returns how many."""
         old = self._select("ended < ?", time.time() - seconds)
         for job in old:
             with self._writing():
                 self._base.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
             shutil.rmtree(self.file(job.id, ""), ignore_errors=True)
-        for home in (self.folder / "files").iterdir():
-            if self.get(home.name) is None and home.stat().st_mtime < time.time() - max(seconds, 60):
-                shutil.rmtree(home, ignore_errors=True)  # a crash between its files and its row
         return len(old)
 
     def _insert(self, job_id: str, new: NewJob) -> None:

@@ -1,0 +1,90 @@
+"""Putting a service together from what the command line says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wordbrush.controls import controls
+from wordbrush.diffusion.inversion_cache import default_folder as inversions
+from wordbrush.editors import find_method
+from wordbrush.editors.settings import make_settings
+from wordbrush.errors import UsageError
+from wordbrush.models import is_hub_id, own_settings, resolve
+from wordbrush.serving.jobs import JobTable
+from wordbrush.serving.service import Keys, Limits, Service
+from wordbrush.serving.worker import Worker, WorkerOptions
+
+_LOAD = ("model", "method", "device", "dtype", "offload", "lora", "concept", "config")
+
+
+def make_service(
+    load: Mapping[str, Any],
+    *,
+    folder: Path,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    max_queue: int = 100,
+    max_batch: int = 4,
+    time_limit: float = 300.0,
+    keep: float = 3600.0,
+) -> Service:
+    """A service that is not started yet.
+
+    Args:
+        load: the keywords of `wordbrush.load`, "model" and "method" among them.
+        folder: of the jobs.
+        keys: who is let in.
+        limits: of one request.
+        max_queue: edits that may wait.
+        max_batch: edits that go through the model together.
+        time_limit: seconds that an edit may run.
+        keep: seconds that an edit is kept once it has ended.
+
+    Raises:
+        ModelError: there is no such model.
+        UsageError: an unknown method, or a bad setting.
+    """
+    model, method = load["model"], find_method(load["method"])
+    resolve(model)
+    # What a method keeps for later edits would be made from strangers' pictures.
+    private = {
+        control.name: False for control in controls(method.settings) if control.local and control.type is bool
+    }
+    given = private | {name: value for name, value in load.items() if name not in _LOAD}
+    defaults = make_settings(method.settings, own_settings(model, method.name) | given)
+    table = JobTable(folder, max_queue=max_queue)
+    options = WorkerOptions(
+        folder,
+        model_name=public_name(model),
+        load={**load, **given},
+        max_batch=max_batch,
+        time_limit=time_limit,
+    )
+    worker = Worker(options, table, keep=keep)
+    return Service(method, defaults, table, worker, limits or Limits(), keys or Keys())
+
+
+def public_name(model: str | Path) -> str:
+    """What strangers may know of a model: an embedded name or a hub id, of a path its last part alone."""
+    return str(model) if is_hub_id(model) else Path(model).name
+
+
+def default_folder() -> Path:
+    """`service` in `WORDBRUSH_CACHE`, else in the user's cache folder."""
+    return inversions().with_name("service")
+
+
+def read_keys(path: Path) -> list[str]:
+    """The keys of a file, one a line; empty lines and those that begin with # are left out.
+
+    Raises:
+        UsageError: it cannot be read, or holds no key.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: it should hold a key a line") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise UsageError(f"{path} holds no key")
+    return keys
