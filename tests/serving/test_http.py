@@ -1,0 +1,356 @@
+"""The service over real HTTP: uvicorn on loopback, a real queue, a tiny model in a process of its own."""
+
+import base64
+import io
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image, PngImagePlugin
+
+import wordbrush
+from tests.serving.services import SETTINGS, ended, events, make, running, wait_for
+from wordbrush.controls import controls
+from wordbrush.images import open_image
+from wordbrush.provenance import read_provenance
+from wordbrush.serving.service import Keys, Limits, Service
+
+LONG = {"steps": "1000", "size": "128"}
+"""Settings of an edit that does not end by itself within a test."""
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def file(picture: Image.Image) -> bytes:
+    return png(picture)
+
+
+@pytest.fixture(scope="module")
+def service(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    limits = Limits(max_bytes=200_000, max_pixels=100_000, max_size=256)
+    return make(tiny_checkpoint, tmp_path_factory.mktemp("service"), limits=limits, max_queue=50)
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with running(service) as client:
+        wait_for(lambda: client.get("/readyz").is_success)
+        yield client
+
+
+def post(client: httpx.Client, file: bytes, **fields: Any) -> httpx.Response:
+    fields = {"instruction": "make it night", "seed": "3", **fields}
+    return client.post("/v1/edits", files={"image": ("dog.png", file)}, data=fields)
+
+
+def test_an_edit_from_request_to_result(
+    client: httpx.Client, file: bytes, tiny_checkpoint: Path, tmp_path: Path
+):
+    accepted = post(client, file, text_scale="5", num_variations="2")
+    assert accepted.status_code == 202
+    status = ended(client, accepted.json()["id"])
+    assert (status["status"], status["seeds"], status["num_results"]) == ("done", [3, 4], 2)
+    assert status["settings"]["text_scale"] == 5
+    editor = wordbrush.load(tiny_checkpoint, **SETTINGS, text_scale=5)
+    expected = editor.edit(
+        wordbrush.EditRequest(open_image(file).image, "make it night", seed=3, num_variations=2)
+    )
+    for index, image in enumerate(expected.images):
+        reply = client.get(f"/v1/edits/{status['id']}/result", params={"index": index})
+        assert reply.headers["content-type"] == "image/png"
+        got = np.asarray(Image.open(io.BytesIO(reply.content)), dtype=int)
+        assert np.abs(got - np.asarray(image, dtype=int)).max() <= 2
+    (tmp_path / "result.png").write_bytes(reply.content)
+    record = read_provenance(tmp_path / "result.png")["settings"]
+    assert record["model"] == tiny_checkpoint.name
+    assert str(tiny_checkpoint.parent) not in str(record)
+
+
+def test_json_does_the_same(client: httpx.Client, file: bytes):
+    image = base64.b64encode(file).decode()
+    mask = base64.b64encode(png(Image.new("L", (48, 32)))).decode()
+    asked = {"image": image, "mask": mask, "instruction": "make it night", "seed": 3, "steps": 1}
+    status = ended(client, client.post("/v1/edits", json=asked).json()["id"])
+    result = Image.open(io.BytesIO(client.get(f"/v1/edits/{status['id']}/result").content))
+    assert np.array_equal(np.asarray(result), np.asarray(open_image(file).image))  # black: nothing may change
+
+
+def test_progress_is_streamed_until_the_end(client: httpx.Client, file: bytes):
+    edit = post(client, file, steps="30").json()["id"]
+    reply = client.get(f"/v1/edits/{edit}/events")
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    found = events(reply.text)
+    assert [name for name, _ in found[:-1]] == ["progress"] * (len(found) - 1)
+    assert found[-1][0] == "done"
+    steps = [data["step"] for _, data in found]
+    assert steps == sorted(steps)
+    assert steps[-1] == 30
+
+
+def test_a_running_edit_can_be_cancelled(client: httpx.Client, service: Service, file: bytes):
+    edit = post(client, file, **LONG).json()["id"]
+    wait_for(lambda: client.get(f"/v1/edits/{edit}").json()["step"])
+    assert client.delete(f"/v1/edits/{edit}").json()["status"] == "cancelled"
+    assert client.delete(f"/v1/edits/{edit}").status_code == 200
+    after = ended(client, post(client, file).json()["id"])  # the model is free again
+    assert after["status"] == "done"
+    assert client.delete(f"/v1/edits/{after['id']}").json()["error"]["code"] == "already_ended"
+    assert client.get(f"/v1/edits/{edit}/result").json()["error"]["code"] == "not_done"
+    assert service.worker.restarts == 0
+
+
+def test_every_setting_of_the_method_is_offered_but_none_of_files(client: httpx.Client):
+    model = client.get("/v1/models").json()["data"][0]
+    names = [setting["name"] for setting in model["settings"]]
+    assert names == [control.name for control in controls(wordbrush.InstructPix2PixSettings)]
+    hidden = {control.name for control in controls(wordbrush.METHODS["emu-edit"].settings) if control.local}
+    assert hidden == {"task_predictor", "task_file"}
+    body = client.get("/openapi.json").json()["paths"]["/v1/edits"]["post"]["requestBody"]["content"]
+    for kind in ("application/json", "multipart/form-data"):
+        assert set(names) < set(body[kind]["schema"]["properties"])
+    example = body["application/json"]["example"]
+    assert ended(client, client.post("/v1/edits", json=example).json()["id"])["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"instruction": " "}, "needs instruction"),
+        ({"instruction": "x" * 3000}, "instruction"),
+        ({"seed": "many"}, "seed"),
+        ({"seed": "-1"}, "seed"),
+        ({"num_variations": "11"}, "num_variations"),
+        ({"steps": "0"}, "steps"),
+        ({"size": "512"}, "256 pixels at most"),
+        ({"scheduler": "magic"}, "euler-a"),
+        ({"guidance_start": "0.9", "guidance_end": "0.1"}, "after"),
+        ({"magic": "1"}, "unknown field 'magic'"),
+        ({"mask": "/etc/passwd"}, "not a path"),
+    ],
+)
+def test_mistakes_are_one_clear_object(client: httpx.Client, file: bytes, fields: dict[str, str], words: str):
+    reply = post(client, file, **fields)
+    assert reply.status_code == 400
+    assert set(reply.json()) == {"error"}
+    error = reply.json()["error"]
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"not a picture", 400, "invalid_image"),
+        (b"", 400, "invalid_image"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), 400, "invalid_image"),
+        (bytes(300_000), 413, "request_too_large"),
+    ],
+)
+def test_bad_files_are_refused(client: httpx.Client, body: bytes, status: int, code: str):
+    reply = post(client, body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client: httpx.Client):
+    bomb = png(Image.new("1", (30_000, 30_000)))
+    assert len(bomb) < 200_000
+    reply = post(client, bomb)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
+    assert "limit of 100000 pixels" in reply.json()["error"]["message"]
+
+
+def test_a_streamed_body_is_counted(client: httpx.Client):
+    chunks = (b"x" * 10_000 for _ in range(50))  # no Content-Length
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/edits", content=chunks, headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        (("GET", "/v1/edits/unknown"), 404),
+        (("GET", "/v1/edits/..%2f..%2fjobs.sqlite/result"), 404),
+        (("GET", "/nowhere"), 404),
+        (("PUT", "/v1/edits"), 405),
+        (("POST", "/v1/edits"), 415),
+    ],
+)
+def test_other_errors_have_the_same_shape(client: httpx.Client, call: tuple[str, str], status: int):
+    reply = client.request(*call)
+    assert reply.status_code == status
+    assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"[" * 100_000, b'{"image": "http://example.org/a.png"}'])
+def test_json_that_makes_no_sense(client: httpx.Client, body: bytes):
+    reply = client.post("/v1/edits", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 400
+
+
+def test_the_kind_of_a_picture_is_in_its_bytes_not_in_its_name(client: httpx.Client, picture: Image.Image):
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG")
+    files = {"image": ("dog.txt", jpeg.getvalue(), "text/plain")}
+    reply = client.post("/v1/edits", files=files, data={"instruction": "make it night"})
+    assert reply.status_code == 202
+
+
+def test_metrics_count(client: httpx.Client, file: bytes):
+    ended(client, post(client, file).json()["id"])
+    text = client.get("/metrics").text
+    assert 'wordbrush_jobs{state="queued"} 0.0' in text
+    assert 'wordbrush_requests_total{method="POST",path="/v1/edits",status="202"}' in text
+    assert "wordbrush_ready 1.0" in text
+
+
+def test_web_pages_of_other_origins_are_not_let_in_by_default(client: httpx.Client):
+    reply = client.get("/v1/models", headers={"Origin": "https://example.org"})
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_a_killed_model_process_is_replaced_and_its_edit_is_finished(
+    client: httpx.Client, service: Service, file: bytes
+):
+    edit = post(client, file, steps="300").json()["id"]
+    wait_for(lambda: client.get(f"/v1/edits/{edit}").json()["step"])
+    assert service.worker.pid
+    os.kill(service.worker.pid, signal.SIGKILL)
+    assert ended(client, edit)["status"] == "done"
+    job = service.table.get(edit)
+    assert job
+    assert job.attempts == 2
+
+
+def many(client: httpx.Client, file: bytes, count: int, clients: int) -> list[str]:
+    """The ends of so many edits; refused ones are asked for again."""
+
+    def one(seed: int) -> str:
+        def accepted() -> Any:
+            reply = post(client, file, seed=str(seed), steps="1")
+            assert reply.status_code in (202, 429)
+            assert reply.status_code == 202 or int(reply.headers["retry-after"]) >= 1
+            return reply.json().get("id")
+
+        return ended(client, wait_for(accepted, 600))["status"]
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def test_many_clients_at_once(client: httpx.Client, file: bytes):
+    assert many(client, file, 40, 10) == ["done"] * 40
+
+
+@pytest.mark.long
+def test_2000_edits_by_200_clients(client: httpx.Client, service: Service, file: bytes):
+    assert many(client, file, 2000, 200) == ["done"] * 2000
+    assert service.table.counts()["running"] == 0
+
+
+@pytest.fixture
+def sdk(client: httpx.Client) -> openai.OpenAI:
+    return openai.OpenAI(api_key="none", base_url=f"{client.base_url}v1", max_retries=0)
+
+
+def decoded(reply: Any) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in reply.data]
+
+
+def test_openai_client(sdk: openai.OpenAI, file: bytes, service: Service):
+    name = service.model_name
+    assert [model.id for model in sdk.models.list()] == [name]
+    asked: Any = {"image": ("dog.png", file), "prompt": "make it night", "n": 2, "model": name}
+    reply = sdk.images.edit(**asked, size="auto", response_format="b64_json", extra_body={"seed": 3})
+    assert [picture.size for picture in decoded(reply)] == [(48, 32)] * 2
+
+
+def test_openai_mask_is_transparent_where_it_may_change(sdk: openai.OpenAI, file: bytes):
+    mask = Image.new("RGBA", (48, 32), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 24, 32))
+    reply = sdk.images.edit(image=[("dog.png", file)], mask=png(mask), prompt="make it night")  # image[]
+    before, after = np.asarray(open_image(file).image), np.asarray(decoded(reply)[0])
+    assert np.array_equal(before[:, 24:], after[:, 24:])
+    assert not np.array_equal(before[:, :24], after[:, :24])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"size": "1024x1024"}, "the picture's size, 48x32"),
+        ({"response_format": "url"}, "b64_json"),
+        ({"model": "gpt-image-1"}, "one model"),
+        ({"mask": png(Image.new("RGB", (48, 32)))}, "transparen"),
+        ({"mask": png(Image.new("RGBA", (32, 32)))}, "must be the same"),
+        ({"n": 11}, "num_variations"),
+        ({"prompt": ""}, "prompt|instruction"),
+    ],
+)
+def test_openai_mistakes(sdk: openai.OpenAI, file: bytes, wrong: dict[str, Any], words: str):
+    asked: Any = {"image": ("dog.png", file), "prompt": "make it night", **wrong}
+    with pytest.raises(openai.APIStatusError, match=words):
+        sdk.images.edit(**asked)
+
+
+def test_several_pictures_are_refused(sdk: openai.OpenAI, file: bytes):
+    with pytest.raises(openai.BadRequestError, match="given twice"):
+        sdk.images.edit(image=[("a.png", file), ("b.png", file)], prompt="make it night")
+
+
+def test_an_openai_client_that_goes_away_cancels(client: httpx.Client, service: Service, file: bytes):
+    before = service.table.counts()["cancelled"]
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(
+            "/v1/images/edits",
+            files={"image": ("dog.png", file)},
+            data={"prompt": "make it night", **LONG},
+            timeout=1,
+        )
+    wait_for(lambda: service.table.counts()["cancelled"] > before)
+
+
+def test_a_service_of_its_own_rules(tiny_checkpoint: Path, tmp_path: Path, file: bytes):
+    """Keys, owners, CORS, a queue of one, and a time limit."""
+    options: dict[str, Any] = {"keys": Keys(["first", "second"]), "max_queue": 1, "time_limit": 1.0}
+    service = make(tiny_checkpoint, tmp_path, **options)
+    with running(service, cors_origins=["https://example.org"]) as client:
+        assert client.get("/healthz").is_success
+        reply = client.get("/v1/models")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+        for key in ("wrong", "first\u00e9"):
+            headers = [(b"authorization", f"Bearer {key}".encode())]
+            assert client.get("/v1/models", headers=headers).status_code == 401
+        client.headers["Authorization"] = "Bearer first"
+        reply = client.get("/v1/models", headers={"Origin": "https://example.org"})
+        assert reply.headers["access-control-allow-origin"] == "https://example.org"
+        waiting = post(client, file, **LONG)  # the model is still loading, most likely; else it runs
+        full = wait_for(lambda: (r := post(client, file, **LONG)).status_code == 429 and r)
+        assert int(full.headers["retry-after"]) >= 1
+        assert full.json()["error"]["type"] == "rate_limit_error"
+        edit = waiting.json()["id"]
+        other = client.get(f"/v1/edits/{edit}", headers={"Authorization": "Bearer second"})
+        assert other.status_code == 404
+        status = ended(client, edit)
+        assert status["status"] == "failed"
+        assert "longer than 1 s" in status["error"]["message"]
+
+
+def test_a_file_that_claims_to_be_a_picture_with_text_is_one(client: httpx.Client, picture: Image.Image):
+    """Metadata of an upload is not taken for a record of ours."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("wordbrush", '{"settings": {"model": "/etc/passwd"}}')
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=info)
+    status = ended(client, post(client, file.getvalue()).json()["id"])
+    assert b"/etc/passwd" not in client.get(f"/v1/edits/{status['id']}/result").content
