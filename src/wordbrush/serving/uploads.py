@@ -21,6 +21,8 @@ from wordbrush.serving.replies import ApiError, error_response
 
 PICTURES = ("image", "mask")
 _MAX_FIELDS = 100
+_DISCARDED = 4
+"""Times the limit that is read of a body too large: a client that still sends would not see the answer."""
 _decoding = asyncio.Semaphore(2)  # a decoded picture takes many times the memory of its file
 
 
@@ -34,11 +36,11 @@ class BodyLimit:
         """Pass a request on, its bytes counted."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        too_large = ApiError(413, f"a request may have {self.most} bytes: send a smaller picture")
+        words = f"a request may have {self.most} bytes: send a smaller picture"
+        too_large = ApiError(413, words, headers={"Connection": "close"})
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.most:
-            # Unread bytes would be taken for the next request.
-            too_large.headers = {"Connection": "close"}
+            await self._discard(receive)
             return await error_response(too_large)(scope, receive, send)
         seen = 0
 
@@ -47,10 +49,18 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.most:
+                await self._discard(receive, message)
                 raise too_large
             return message
 
         return await self.app(scope, counted, send)
+
+    async def _discard(self, receive: Receive, message: Message | None = None) -> None:
+        """Read on, within bounds, and keep nothing."""
+        left = _DISCARDED * self.most
+        while left > 0 and (message is None or message.get("more_body", False)):
+            message = await receive()
+            left -= len(message.get("body", b""))
 
 
 @dataclass(frozen=True)
