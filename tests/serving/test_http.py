@@ -168,7 +168,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client: httpx.Cli
     assert len(bomb) < 200_000
     reply = post(client, bomb)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
-    assert "limit of 100000 pixels" in reply.json()["error"]["message"]
+    assert "100000" in reply.json()["error"]["message"]
 
 
 def test_a_streamed_body_is_counted(client: httpx.Client):
@@ -261,7 +261,7 @@ def test_2000_edits_by_200_clients(client: httpx.Client, service: Service, file:
 
 @pytest.fixture
 def sdk(client: httpx.Client) -> openai.OpenAI:
-    return openai.OpenAI(api_key="none", base_url=f"{client.base_url}v1", max_retries=0)
+    return openai.OpenAI(api_key="none", base_url=str(client.base_url.join("/v1")), max_retries=0)
 
 
 def decoded(reply: Any) -> list[Image.Image]:
@@ -314,7 +314,7 @@ def test_an_openai_client_that_goes_away_cancels(client: httpx.Client, service: 
         client.post(
             "/v1/images/edits",
             files={"image": ("dog.png", file)},
-            data={"prompt": "make it night", **LONG},
+            data={"prompt": "make it night", "steps": "1000"},
             timeout=1,
         )
     wait_for(lambda: service.table.counts()["cancelled"] > before)

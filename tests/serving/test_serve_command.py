@@ -78,9 +78,10 @@ def test_strangers_are_told_no_paths(tmp_path: Path):
 def fuzz(tiny_checkpoint: Path, folder: Path, examples: int) -> None:
     service = Command(tiny_checkpoint, folder / "service", "--max-queue", "20", "--time-limit", "2")
     try:
+        wait_for(lambda: service.client.get("/readyz").is_success)
         command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
-        command += [f"{service.client.base_url}openapi.json", "--checks", _CHECKS]
-        command += ["--max-examples", str(examples), "--seed", "1", "--phases", "fuzzing", "--no-color"]
+        command += [str(service.client.base_url.join("/openapi.json")), "--checks", _CHECKS]
+        command += ["--max-examples", str(examples), "--seed", "1", "--phases", "fuzzing,stateful", "--no-color"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stdout[-5000:]
         assert service.client.get("/healthz").is_success

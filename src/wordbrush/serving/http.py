@@ -37,6 +37,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_FOLLOWING: dict[int | str, dict[str, Any]] = {
+    202: {
+        "links": {
+            name: {"operationId": name, "parameters": {"edit_id": "$response.body#/id"}}
+            for name in ("status", "cancel", "events", "result")
+        }
+    }
+}
+"""What a client may do with the id that it gets."""
+
+
 class EditStatus(BaseModel):
     """How an edit stands."""
 
@@ -96,6 +107,7 @@ def build(service: Service, *, cors_origins: Sequence[str] = ()) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         responses=_ERRORS,
     )
     registry = CollectorRegistry()
@@ -155,6 +167,7 @@ def _add_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> 
         methods=["POST"],
         status_code=202,
         response_model=EditStatus,
+        responses=_FOLLOWING,
         openapi_extra={"requestBody": body},
         **locked,
     )
