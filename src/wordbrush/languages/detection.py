@@ -1,0 +1,67 @@
+"""Which language is an instruction in? By its letters, then by the tables' words, then by py3langid."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from typing import Any
+
+from wordbrush.languages.vocabulary import Table, english, fold, labels, languages, table, tidy
+
+_SCRIPTS = (
+    ("ja", r"[\u3040-\u30ff]"), ("ko", r"[\uac00-\ud7af\u1100-\u11ff]"), ("zh", r"[\u4e00-\u9fff]"),
+    ("th", r"[\u0e00-\u0e7f]"), ("hi", r"[\u0900-\u097f]"), ("bn", r"[\u0980-\u09ff]"),
+    ("uk", r"[іїєґ]"), ("ru", r"[\u0400-\u04ff]"),
+)  # fmt: skip
+_QUOTED = re.compile(r"[“„«「『\"].*?[”“»」』\"]")
+_CERTAIN = 0.98
+
+
+def detect(text: str) -> str:
+    """The language's code; "en" whenever English is as likely as anything else."""
+    plain = _QUOTED.sub(" ", text)
+    for language, letters in _SCRIPTS:
+        if re.search(letters, plain.casefold()):
+            return language
+    words = re.findall(r"\w+", fold(plain))
+    shares = {language: coverage(plain, table(language)) for language in languages()}
+    best = max(shares, key=lambda language: shares[language])
+    ours = _share(words, _english_words())
+    if shares[best] > ours and shares[best] >= 0.5:
+        return best
+    if ours >= 0.5 or not words:
+        return "en"
+    return _by_model(plain)
+
+
+def coverage(text: str, known: Table) -> float:
+    """Share of a text's words that a table knows."""
+    if not known.spaces:
+        return 0.0
+    simple = known.filler | known.lexicon | known.negations | {w for form in known.words for w in form.split()}
+    return _share(tidy(text, True).split(), simple)
+
+
+def _share(words: list[str], known: frozenset[str] | set[str]) -> float:
+    return sum(word in known for word in words) / max(1, len(words))
+
+
+@cache
+def _english_words() -> frozenset[str]:
+    return frozenset(english()["words"].split())
+
+
+def _by_model(text: str) -> str:
+    """By py3langid among emojibase's languages, if it is installed and certain; else English."""
+    if importlib.util.find_spec("py3langid") is None:
+        return "en"
+    language, share = _identifier().classify(text)
+    return language if language in labels() and share > _CERTAIN else "en"
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,0 +1,287 @@
+"""Instructions into English by tables: words and phrases that are looked up, and nothing is downloaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from wordbrush.languages.detection import detect
+from wordbrush.languages.nearest import Encoder, load_encoder, nearest
+from wordbrush.languages.translation import Translation, TranslationError
+from wordbrush.languages.vocabulary import Phrase, Table, Word, english, table, tidy
+
+_QUOTED = re.compile(r"[“”„«「『\"]\s*([^“”„«»「」『』\"]+?)\s*[“”»」』\"]")
+_ARTICLE_AN = ("a", "e", "i", "o", "u")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A known word of an instruction; a thing with what describes it."""
+
+    start: int
+    end: int
+    word: Word
+    described: str = ""
+    """`small red `, in front of the thing's name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand an instruction.
+
+    Attributes:
+        operation: A key of the English table.
+        words: Placeholder -> what stands there, in English.
+        rest: What of the instruction it does not explain.
+    """
+
+    operation: str
+    words: dict[str, str]
+    rest: tuple[str, ...] = ()
+
+    def english(self, index: int = 0) -> str:
+        """The reading as an English instruction; other wordings by their index."""
+        wording = english()["english"][self.operation][index]
+        return wording.format(**_in_english(self.words))
+
+
+class TableTranslator:
+    """Looks an instruction up: its words, then a phrase around them, then a phrase that is near in meaning.
+
+    Args:
+        encoder: Compares meanings; None where the extra `languages` is not installed.
+    """
+
+    def __init__(self, encoder: Encoder | None = None) -> None:
+        self.encoder = encoder
+
+    @classmethod
+    def load(cls) -> TableTranslator:
+        """With the sentence encoder, if it is installed."""
+        return cls(load_encoder())
+
+    def translate(self, text: str) -> Translation:
+        """One instruction; English is given back as it is.
+
+        Raises:
+            TranslationError: A part of it is not understood.
+        """
+        language = detect(text)
+        if language == "en":
+            return Translation(text, "en", "as it is")
+        known = table(language)
+        plain, quoted = _without_quotes(text)
+        tidied = tidy(plain, known.spaces)
+        best = min(readings(tidied, known, quoted), key=lambda reading: len("".join(reading.rest)), default=None)
+        if best is not None and not best.rest:
+            return Translation(best.english(), language, "tables")
+        found = self._near(text, tidied, known, quoted, best)
+        if found is None:
+            raise TranslationError(_complaint(text, language, tidied, known, best))
+        return Translation(found.english(), language, "tables and encoder", found.rest)
+
+    def _near(
+        self, text: str, tidied: str, known: Table, quoted: str, best: Reading | None
+    ) -> Reading | None:
+        if self.encoder is None or known.negations & set(tidied.split()):
+            return None
+        unknown = unexplained(tidied, known)
+        if best is not None:
+            candidates = [best]
+        else:
+            candidates = [replace(reading, rest=unknown) for reading in possible(tidied, known, quoted)]
+        wordings = [
+            (reading, reading.english(index))
+            for reading in candidates
+            for index in range(len(english()["english"][reading.operation]))
+        ]
+        return nearest(self.encoder, text, wordings, sure=best is not None, unknown=bool(unknown))
+
+
+def readings(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
+    """Every reading whose words and phrase stand in the text, in order."""
+    spans = find(text, known)
+    for chosen in _groupings(text, spans, known):
+        for phrase in known.phrases:
+            reading = _match(phrase, text, chosen, known, quoted)
+            if reading is not None:
+                yield reading
+
+
+def find(text: str, known: Table) -> list[Span]:
+    """The known words of a tidied text, the longest first where they overlap."""
+    found: list[Span] = []
+    start = 0
+    longest = max(map(len, known.words), default=0)
+    while start < len(text):
+        end = _longest(text, start, known, longest)
+        if end is None:
+            start += 1
+            continue
+        word = known.words.get(text[start:end])
+        if word is not None:
+            found.append(Span(start, end, word))
+        start = end
+    return found
+
+
+def _longest(text: str, start: int, known: Table, longest: int) -> int | None:
+    if known.spaces and start and text[start - 1] != " ":
+        return None
+    for end in range(min(len(text), start + longest), start, -1):
+        inside = known.spaces and known.language != "ko" and end < len(text) and text[end] != " "
+        if not inside and text[start:end] in known.words:
+            return end
+    return None
+
+
+def _groupings(text: str, spans: Sequence[Span], known: Table) -> Iterator[list[Span]]:
+    """The words as they are, then with colours and sizes taken to the things beside them."""
+    yield list(spans)
+    merged: list[Span] = []
+    for span in spans:
+        if merged and (joined := _join(text, merged[-1], span, known)):
+            merged[-1] = joined
+        else:
+            merged.append(span)
+    if len(merged) < len(spans):
+        yield merged
+
+
+def _join(text: str, first: Span, second: Span, known: Table) -> Span | None:
+    between = text[first.end : second.start].split() if known.spaces else [text[first.end : second.start]]
+    if any(part and part not in known.particles for part in between):
+        return None
+    kinds = {first.word.kind, second.word.kind}
+    if kinds not in ({"thing", "colour"}, {"thing", "size"}):
+        return None
+    thing, other = (first, second) if first.word.kind == "thing" else (second, first)
+    if thing.described:
+        return None
+    return Span(first.start, second.end, thing.word, f"{other.word.value} ")
+
+
+def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quoted: str) -> Reading | None:
+    names = [name for name in phrase.names if name != "word"]
+    if ("word" in phrase.names) != bool(quoted) or tuple(span.word.kind for span in spans) != tuple(
+        kind for kind in phrase.kinds if kind != "word"
+    ):
+        return None
+    rest: list[str] = []
+    if quoted:  # the text around a quoted word is looked at as a whole
+        gaps, literals = [text], [re.compile(".*?".join(p.pattern for p in phrase.literals if p.pattern))]
+    else:
+        edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(text)]
+        gaps = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        literals = list(phrase.literals)
+    for gap, literal in zip(gaps, literals, strict=True):
+        found = literal.search(gap)
+        if found is None:
+            return None
+        kept = _cut(gap, found)
+        rest += _strange(kept, known)
+    words = {name: span.described + span.word.value for name, span in zip(names, spans, strict=True)}
+    operation = phrase.operation
+    if operation in ("time", "weather", "tone"):
+        operation = f"{operation}.{words[operation]}"
+    elif operation == "change":
+        operation = words.pop("change")
+    if operation == "pose" and words.get("thing") == "face":
+        return None
+    return Reading(operation, words | ({"word": quoted} if quoted else {}), tuple(rest))
+
+
+def _cut(gap: str, found: re.Match[str]) -> str:
+    """The gap without what the literal's groups matched."""
+    kept = list(gap)
+    for index in range(1, len(found.groups()) + 1):
+        kept[slice(*found.span(index))] = ["\n"] * (found.end(index) - found.start(index))
+    return "".join(kept)
+
+
+def _strange(text: str, known: Table, also: frozenset[str] = frozenset()) -> list[str]:
+    """What of a text is no filler (and none of `also`)."""
+    words = sorted(known.filler | known.particles | also, key=len, reverse=True)
+    if words:
+        edge = r"\b" if known.spaces else ""
+        text = re.sub(f"{edge}(?:{'|'.join(map(re.escape, words))}){edge}", "\n", text)
+    return [part.strip() for part in text.split("\n") if part.strip()]
+
+
+def unexplained(text: str, known: Table) -> tuple[str, ...]:
+    """What of a text is in no table of its language."""
+    spans = find(text, known)
+    for span in reversed(spans):
+        text = f"{text[: span.start]}\n{text[span.end :]}"
+    return tuple(_strange(text, known, known.lexicon))
+
+
+def possible(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
+    """Every reading that uses exactly the known words, whatever else the text says."""
+    for spans in _groupings(text, find(text, known), known):
+        kinds = sorted(span.word.kind for span in spans)
+        for operation, names in _SIGNATURES.items():
+            wanted = sorted("thing" if name in ("old", "new") else name for name in names if name != "word")
+            if kinds != wanted or ("word" in names) != bool(quoted):
+                continue
+            filled: dict[str, str] = {"word": quoted} if quoted else {}
+            left = list(spans)
+            for name in names:
+                kind = "thing" if name in ("old", "new") else name
+                span = next((s for s in left if s.word.kind == kind), None)
+                if span is not None:
+                    left.remove(span)
+                    filled[name] = span.described + span.word.value
+            yield Reading(operation, filled)
+
+
+_SIGNATURES: dict[str, tuple[str, ...]] = {
+    "replace": ("old", "new"), "remove": ("thing",), "add_at": ("thing", "slot"), "add": ("thing",),
+    "recolour": ("thing", "colour"), "bigger": ("thing",), "smaller": ("thing",), "move": ("thing", "slot"),
+    "swap": ("old", "new"), "count": ("number", "thing"), "pose": ("thing", "pose"),
+    "expression": ("thing", "expression"), "expression_alone": ("expression",), "background": ("place",),
+    "style": ("style",), "detect": ("thing",), "segment": ("thing",), "text_add": ("word",), "text_remove": (),
+    "to_depth": (), "to_sketch": (), "to_map": (),
+    **{f"time.{value}": () for value in ("day", "sunset", "night")},
+    **{f"weather.{value}": () for value in ("clear", "rain", "snowfall", "fog")},
+    **{f"tone.{value}": () for value in (
+        "bright", "dark", "vivid", "pale", "warm", "cool", "contrast", "blur", "sharp",
+    )},
+}  # fmt: skip
+
+
+def _complaint(text: str, language: str, tidied: str, known: Table, best: Reading | None) -> str:
+    parts = unexplained(tidied, known) or (best.rest if best is not None else ())
+    what = ", ".join(f"“{part}”" for part in parts) or f"what “{text}” asks for"
+    return f"not understood ({language}): {what}; say it in English, or name a --translator"
+
+
+def _without_quotes(text: str) -> tuple[str, str]:
+    """The text without a quoted word, and that word."""
+    found = _QUOTED.search(text)
+    if found is None:
+        return text, ""
+    return f"{text[: found.start()]} {text[found.end() :]}", found[1]
+
+
+def _in_english(words: dict[str, str]) -> dict[str, str]:
+    """Every form of the words that an English phrase may ask for."""
+    known = english()
+    found = dict(words)
+    for name in ("old", "new", "thing"):
+        if name in words:
+            found[f"a_{name}"] = _article(words[name])
+    if "thing" in words:
+        found["things"] = known["plurals"].get(words["thing"], words["thing"] + "s")
+    if "slot" in words:
+        found["at_slot"] = "in the middle" if words["slot"] == "middle" else f"on the {words['slot']}"
+    if "place" in words:
+        found["a_place"] = known["places"][words["place"]]
+    if "style" in words:
+        found["a_style"] = _article(known["styles"][words["style"]])
+    return found
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun.startswith(_ARTICLE_AN) and not noun.startswith(('uf', 'uni')) else 'a'} {noun}"
