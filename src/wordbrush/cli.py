@@ -33,6 +33,7 @@ from wordbrush.types import MAX_VARIATIONS, EditRequest
 if TYPE_CHECKING:
     from wordbrush.controls import Control
     from wordbrush.editors.sequential import Turn
+    from wordbrush.images import Picture
     from wordbrush.progress import Show
     from wordbrush.recipe import Recipe
     from wordbrush.types import Editor, EditResult, OnStep
@@ -113,6 +114,13 @@ class Setup:
     offload: Annotated[
         bool, typer.Option("--offload", help="Keep on the GPU only the network that is running.")
     ] = False
+    translator: Annotated[
+        str,
+        typer.Option(
+            help="What turns an instruction into English: tables (part of Wordbrush), off, or a folder or hub "
+            "id of NLLB, M2M100 or Opus-MT."
+        ),
+    ] = "tables"
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def over(self, recipe: "Recipe") -> "Recipe":
@@ -132,7 +140,13 @@ class Setup:
         """The editor of a recipe, on the device that was asked for."""
         if not _debugging():
             warnings.simplefilter("ignore")  # the libraries' remarks to their own users
-        return wordbrush.load(**self.load_arguments(recipe))
+        editor = wordbrush.load(**self.load_arguments(recipe))
+        if self.translator == "off" or "instruction" not in wordbrush.METHODS[recipe.method].needs:
+            return editor
+        from wordbrush.languages import load_translator
+        from wordbrush.languages.editor import InAnyLanguage
+
+        return InAnyLanguage(editor, load_translator(self.translator))
 
     def load_arguments(self, recipe: "Recipe") -> dict[str, Any]:
         """The keywords of `wordbrush.load` for a recipe."""
@@ -438,23 +452,36 @@ def compare(
     that is given counts for every method that has it. The folder gets every result, report.html, sheet.png
     and results.json.
     """
-    from wordbrush.evaluation.compare import Run, compare_methods, parse_methods, write_report
     from wordbrush.images import open_image
-    from wordbrush.recipe import Recipe
 
     folder = out or picture.with_name(f"{picture.stem}-compare")
     check_results(folder, force=force)
-    recipe = setup.over(Recipe())
     original = open_image(picture)
-    request = EditRequest(original.image, instruction, source, target, recipe.negative_prompt, seed=seed)
+    request = EditRequest(original.image, instruction, source, target, seed=seed)
+    with progress() as show:
+        _compare(setup, request, original, setup.method, clip, folder, show)
+    print(folder / "report.html", folder / "sheet.png", sep="\n")
+
+
+def _compare(
+    setup: Setup,
+    request: EditRequest,
+    original: "Picture",
+    methods: str | None,
+    clip: str,
+    folder: Path,
+    show: "Show",
+) -> None:
+    """Run a list of methods (None: all) on a request, and write the report."""
+    from wordbrush.evaluation.compare import Run, compare_methods, parse_methods, write_report
+    from wordbrush.recipe import Recipe
+
+    recipe = setup.over(Recipe())
     runs: list[Run] = []
-    for name, model in parse_methods(setup.method, setup.settings).items():
+    for name, model in parse_methods(methods, setup.settings).items():
         own = recipe.model_copy(update={"method": name, "model": model or recipe.model})
         runs.append(Run(name, own.model, partial(setup.narrowed(name).load, own)))
-    with progress() as show:
-        found = compare_methods(request, runs, clip, setup.device, show)
-        write_report(found, folder, original)
-    print(folder / "report.html", folder / "sheet.png", sep="\n")
+    write_report(compare_methods(request, runs, clip, setup.device, show), folder, original)
 
 
 @_edits
@@ -582,6 +609,8 @@ def batch(
     recipe = setup.over(Recipe())
     settings = make_settings(find_method(recipe.method).settings, setup.settings)
     made_with = recipe.model_dump(mode="json", include={"model", "method", "lora", "concept", "config"})
+    if setup.translator != "tables":
+        made_with["translator"] = setup.translator
     work = Batch(jobs, out, made_with=made_with | {"settings": asdict(settings)})
     with progress() as show:
         show("Loading the model")
@@ -764,6 +793,36 @@ def serve(
         listen(service, host=host, port=port, cors_origins=cors_origin or [])
     finally:
         lock.close()
+
+
+@_edits
+def mcp(
+    setup: Setup,
+    folder: Annotated[Path, typer.Argument(help="The only folder that is read and written.")],
+    host: Annotated[str, typer.Option(help="For HTTP; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve HTTP here. (default: standard input/output)")
+    ] = None,
+) -> None:
+    """Serve tools for agents (Model Context Protocol): edit, compare, and sessions with undo and branches."""
+    try:
+        from wordbrush.serving.mcp import build, serve
+    except ModuleNotFoundError as error:
+        raise WordbrushError("the tools need mcp: pip install 'wordbrush[mcp]'") from error
+    from wordbrush.editors import find_method
+    from wordbrush.recipe import Recipe
+
+    recipe = setup.over(Recipe())
+    method = find_method(recipe.method)
+    for name in {"keep_inversion", "keep_tuned"} & {f.name for f in method.settings_fields()}:
+        setup.settings.setdefault(name, False)  # it would be kept outside of the folder
+
+    def compare(
+        request: EditRequest, original: "Picture", methods: str | None, out: Path, show: "Show"
+    ) -> None:
+        _compare(setup, request, original, methods, "storybook", out, show)
+
+    serve(build(folder, partial(setup.load, recipe), compare), host=host, port=port)
 
 
 if __name__ == "__main__":

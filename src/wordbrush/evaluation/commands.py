@@ -80,6 +80,18 @@ def evaluate_task_predictor(
     print(to_json(found) if as_json else "\n".join(map(to_markdown, found, found.values())), end="")
 
 
+@evaluate_app.command("languages")
+def evaluate_languages(
+    rows: Annotated[Path, typer.Argument(help="One JSON object a line: language, text, english.")],
+    translator: Annotated[str, typer.Option(help="tables, or a folder or hub id.")] = "tables",
+) -> None:
+    """Measure a translator: how often an instruction in English still asks for the same edit."""
+    from wordbrush.evaluation.languages import measure, read_rows, to_markdown
+    from wordbrush.languages import load_translator
+
+    print(to_markdown(measure(load_translator(translator), read_rows(rows))), end="")
+
+
 @evaluate_app.command("curves")
 def evaluate_curves(
     editors: Annotated[

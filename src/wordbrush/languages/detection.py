@@ -18,8 +18,13 @@ _QUOTED = re.compile(r"[“„«「『\"].*?[”“»」』\"]")
 _CERTAIN = 0.98
 
 
-def detect(text: str) -> str:
-    """The language's code; "en" whenever English is as likely as anything else."""
+def detect(text: str, *, every: bool = False) -> str:
+    """The language's code; "en" whenever English is as likely as anything else.
+
+    Args:
+        text: An instruction; what stands in quotes does not count.
+        every: Not only the languages of the tables and of emojibase, but all that py3langid knows.
+    """
     plain = _QUOTED.sub(" ", text)
     for language, letters in _SCRIPTS:
         if re.search(letters, plain.casefold()):
@@ -32,7 +37,7 @@ def detect(text: str) -> str:
         return best
     if ours >= 0.5 or not words:
         return "en"
-    return _by_model(plain)
+    return _by_model(plain, every)
 
 
 def coverage(text: str, known: Table) -> float:
@@ -52,12 +57,12 @@ def _english_words() -> frozenset[str]:
     return frozenset(english()["words"].split())
 
 
-def _by_model(text: str) -> str:
-    """By py3langid among emojibase's languages, if it is installed and certain; else English."""
+def _by_model(text: str, every: bool) -> str:
+    """By py3langid, if it is installed and certain; else English."""
     if importlib.util.find_spec("py3langid") is None:
         return "en"
     language, share = _identifier().classify(text)
-    return language if language in labels() and share > _CERTAIN else "en"
+    return language if (every or language in labels()) and share > _CERTAIN else "en"
 
 
 @cache

@@ -1,0 +1,72 @@
+"""Any editor, asked in any language."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
+
+from wordbrush.languages.translation import Translation, Translator
+from wordbrush.types import Editor, EditRequest, EditResult, OnStep
+
+
+class InAnyLanguage:
+    """An editor whose instructions are turned into English first.
+
+    The result says what English was used: in its warnings, and in its settings, which therefore make the
+    same edit again; there `said` is what the user wrote, and `said_in` the language.
+
+    Args:
+        editor: Understands English.
+        translator: See `load_translator`.
+    """
+
+    def __init__(self, editor: Editor, translator: Translator) -> None:
+        self.editor, self.translator = editor, translator
+
+    @property
+    def settings(self) -> Any:
+        """Those of the editor."""
+        return self.editor.settings
+
+    def edit(self, request: EditRequest, *, on_step: OnStep | None = None) -> EditResult:
+        """Edit one picture."""
+        return self.edit_batch([request], on_step=on_step)[0]
+
+    def edit_batch(
+        self, requests: Sequence[EditRequest], *, on_step: OnStep | None = None
+    ) -> list[EditResult]:
+        """Edit many pictures; nothing is edited if one instruction is not understood.
+
+        Raises:
+            TranslationError: It names the part that is not understood.
+        """
+        heard = [self._hear(request.instruction) for request in requests]
+        english = [
+            request if found is None else dataclasses.replace(request, instruction=found.english)
+            for request, found in zip(requests, heard, strict=True)
+        ]
+        results = self.editor.edit_batch(english, on_step=on_step)
+        return [
+            result if found is None else _told(result, request.instruction, found)
+            for result, request, found in zip(results, requests, heard, strict=True)
+        ]
+
+    def with_settings(self, **changes: Any) -> Self:
+        """The same with some settings changed; the model is shared."""
+        return type(self)(self.editor.with_settings(**changes), self.translator)
+
+    def _hear(self, text: str) -> Translation | None:
+        """None for what is English, or nothing."""
+        found = self.translator.translate(text) if text.strip() else None
+        return found if found is not None and found.changed else None
+
+
+def _told(result: EditResult, said: str, found: Translation) -> EditResult:
+    record = {"said": said, "said_in": found.language, "translator": found.source}
+    line = f"“{said}” was read as “{found.english}”"
+    if found.unsure:
+        line += f"; not understood: {', '.join(found.unsure)}"
+    return dataclasses.replace(
+        result, settings=result.settings | record, warnings=[line, *result.warnings]
+    )
