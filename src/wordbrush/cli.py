@@ -117,8 +117,8 @@ class Setup:
     translator: Annotated[
         str,
         typer.Option(
-            help="What turns an instruction into English: tables (part of Wordbrush), off, or a folder or hub "
-            "id of NLLB, M2M100 or Opus-MT."
+            help="What turns an instruction into English: tables (part of Wordbrush), off, or a folder or "
+            "hub id of NLLB, M2M100 or Opus-MT."
         ),
     ] = "tables"
     settings: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -79,7 +79,8 @@ def marian(pieces: tuple[Path, dict[str, int]], tmp_path_factory: pytest.TempPat
     torch.manual_seed(0)
     MarianMTModel(
         MarianConfig(
-            vocab_size=len(vocabulary), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            vocab_size=len(vocabulary), d_model=16, encoder_layers=1, decoder_layers=1,
+            encoder_attention_heads=2,
             decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=256,
             pad_token_id=1, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=2,
         )

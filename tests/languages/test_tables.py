@@ -75,7 +75,13 @@ def test_what_is_not_understood_is_named(text: str, part: str):
 
 
 def test_languages_are_told_apart():
-    texts = {"zh": "变亮", "ja": "夜にして", "ko": "밤으로 바꿔줘", "es": "quita el perro", "en": "make it rain"}
+    texts = {
+        "zh": "变亮",
+        "ja": "夜にして",
+        "ko": "밤으로 바꿔줘",
+        "es": "quita el perro",
+        "en": "make it rain",
+    }
     assert {language: detect(text) for language, text in texts.items()} == {name: name for name in texts}
 
 
@@ -93,7 +99,9 @@ def test_what_comes_out_is_what_the_editor_learned():
 
 @pytest.mark.parametrize("language", languages())
 def test_a_table_knows_the_whole_world(language: str):
-    known: Counter[tuple[str, str]] = Counter((word.kind, word.value) for word in table(language).words.values())
+    known: Counter[tuple[str, str]] = Counter(
+        (word.kind, word.value) for word in table(language).words.values()
+    )
     wanted = {("thing", name) for name in THING} | {("colour", name) for name in COLOURS}
     wanted |= {("place", name) for name in PLACES} | {("time", name) for name in TIMES}
     wanted |= {("weather", name) for name in WEATHERS}

@@ -64,7 +64,9 @@ def replies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     async def talk(ask: Callable[..., Any], client: Client) -> None:
         found["tools"] = await client.list_tools()
         for name, (tool, arguments) in calls.items():
-            found[name] = await ask(tool, arguments, progress_callback=on_progress if name == "edit" else None)
+            found[name] = await ask(
+                tool, arguments, progress_callback=on_progress if name == "edit" else None
+            )
 
     async def run() -> None:
         words = ["mcp", str(folder), "--model", str(tiny_checkpoint), "--steps", "2", "--dtype", "float32"]

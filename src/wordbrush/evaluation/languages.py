@@ -84,7 +84,7 @@ def to_markdown(found: Mapping[str, Tally]) -> str:
 
 
 def meanings(text: str) -> frozenset[Meaning]:
-    """What an English instruction can ask for, by the storybook's phrasings; empty if they do not cover it."""
+    """What an English instruction can ask for, by the storybook's phrasings; empty if none fits."""
     plain = " ".join(text.casefold().strip(" .!?").split())
     return frozenset(_readings(plain))
 
@@ -108,11 +108,14 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     thing = describe + _any(_canonical())
     variant = _any({name for kind in THINGS for name in kind.variants})
     slots = {
-        "old": thing, "other": thing, "plural": thing, "a_new": f"(?:an? )?{thing}", "a_old": f"(?:an? )?{thing}",
+        "old": thing, "other": thing, "plural": thing, "a_new": f"(?:an? )?{thing}",
+        "a_old": f"(?:an? )?{thing}",
         "colour": _any(COLOURS), "a_colour": f"an? {_any(COLOURS)}", "number": _any(NUMBERS),
         "slot": "(?:left|right|middle|back)", "at_slot": "(?:on the (?:left|right|back)|in the middle)",
-        "variant": variant, "a_variant": f"an? {variant}", "a_style": f"an? {_any(s for s in STYLES.values() if s)}",
-        "a_place": _any(place_words(place)["a_place"] for place in PLACES), "place_phrase": _any(PLACES.values()),
+        "variant": variant, "a_variant": f"an? {variant}",
+        "a_style": f"an? {_any(s for s in STYLES.values() if s)}",
+        "a_place": _any(place_words(place)["a_place"] for place in PLACES),
+        "place_phrase": _any(PLACES.values()),
         "word": "[^\"]+", "caption": ".+",
     }  # fmt: skip
     found: list[tuple[str, re.Pattern[str]]] = []

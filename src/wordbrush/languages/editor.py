@@ -67,6 +67,4 @@ def _told(result: EditResult, said: str, found: Translation) -> EditResult:
     line = f"“{said}” was read as “{found.english}”"
     if found.unsure:
         line += f"; not understood: {', '.join(found.unsure)}"
-    return dataclasses.replace(
-        result, settings=result.settings | record, warnings=[line, *result.warnings]
-    )
+    return dataclasses.replace(result, settings=result.settings | record, warnings=[line, *result.warnings])

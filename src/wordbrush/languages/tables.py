@@ -73,7 +73,9 @@ class TableTranslator:
         known = table(language)
         plain, quoted = _without_quotes(text)
         tidied = tidy(plain, known.spaces)
-        best = min(readings(tidied, known, quoted), key=lambda reading: len("".join(reading.rest)), default=None)
+        best = min(
+            readings(tidied, known, quoted), key=lambda reading: len("".join(reading.rest)), default=None
+        )
         if best is not None and not best.rest:
             return Translation(best.english(), language, "tables")
         found = self._near(text, tidied, known, quoted, best)
@@ -241,8 +243,8 @@ _SIGNATURES: dict[str, tuple[str, ...]] = {
     "recolour": ("thing", "colour"), "bigger": ("thing",), "smaller": ("thing",), "move": ("thing", "slot"),
     "swap": ("old", "new"), "count": ("number", "thing"), "pose": ("thing", "pose"),
     "expression": ("thing", "expression"), "expression_alone": ("expression",), "background": ("place",),
-    "style": ("style",), "detect": ("thing",), "segment": ("thing",), "text_add": ("word",), "text_remove": (),
-    "to_depth": (), "to_sketch": (), "to_map": (),
+    "style": ("style",), "detect": ("thing",), "segment": ("thing",), "text_add": ("word",),
+    "text_remove": (), "to_depth": (), "to_sketch": (), "to_map": (),
     **{f"time.{value}": () for value in ("day", "sunset", "night")},
     **{f"weather.{value}": () for value in ("clear", "rain", "snowfall", "fog")},
     **{f"tone.{value}": () for value in (

@@ -1,4 +1,4 @@
-"""`wordbrush mcp`: edit, compare and sessions as tools for agents (Model Context Protocol), over one folder."""
+"""`wordbrush mcp`: edit, compare and sessions as tools for agents, over one folder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _SHOWN = 768
 """Longest side of a picture that is sent back, in pixels; the saved one has its full size."""
 _FILES = frozenset({"task_file", "task_predictor", "tuned", "keep_inversion", "keep_tuned"})
 """Settings that read or write other files than the picture."""
-_ABOUT = """Edits the pictures of one folder by words. Paths are relative to that folder. Nothing is overwritten.
-An instruction may be in any language; the reply says which English was used."""
+_ABOUT = """Edits the pictures of one folder by words. Paths are relative to that folder. No picture is
+overwritten. An instruction may be in any language; the reply says which English was used."""
 
 
 class Folder:
@@ -59,7 +59,9 @@ class Folder:
             UsageError: It is a URL, or it leads out of the folder.
         """
         if "://" in name:
-            raise UsageError(f"{name}: URLs are not fetched; put the picture into the folder and name its file")
+            raise UsageError(
+                f"{name}: URLs are not fetched; put the picture into the folder and name its file"
+            )
         try:
             path = (self.root / name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
@@ -208,7 +210,9 @@ class Tools:
             num_variations=variations,
         )
         if bad := sorted(name for name in settings if name in _FILES):
-            raise UsageError(f"{bad[0]} names a file, which may lie outside of the folder: settled at the start")
+            raise UsageError(
+                f"{bad[0]} names a file, which may lie outside of the folder: settled at the start"
+            )
         editor = self._loaded(report).with_settings(**settings)
         if not (instruction or source or target):
             raise UsageError("say what to do: the instruction is empty")
@@ -264,9 +268,7 @@ class Tools:
         said = [f"warning: {text}" for text in new.warnings]
         return [*said, *_turns(known), f"saved in {self.folder.name(path)}", _shrunk(new.image)]
 
-    def _moved(
-        self, session: str, move: Callable[[Session], None], report: Show
-    ) -> list[str | ImageOut]:
+    def _moved(self, session: str, move: Callable[[Session], None], report: Show) -> list[str | ImageOut]:
         path = self.folder.path(session)
         known = load_session(path)
         move(known)
@@ -308,7 +310,9 @@ def build(folder: Path, load: Callable[[], Editor], compare: Compare) -> MCPServ
         UsageError: There is no such folder.
     """
     tools = Tools(Folder(folder), load, compare)
-    server: MCPServer[Any] = MCPServer("wordbrush", instructions=_ABOUT, version=__version__, log_level="ERROR")
+    server: MCPServer[Any] = MCPServer(
+        "wordbrush", instructions=_ABOUT, version=__version__, log_level="ERROR"
+    )
     for tool in (tools.edit, tools.compare, tools.turn, tools.undo, tools.branch, tools.show):
         server.tool(structured_output=False)(tool)
     return server
