@@ -1,6 +1,5 @@
 """Instructions into English by tables. The sentences here are not those of the held-out file."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,13 @@ HELD_OUT = Path(__file__).parents[2] / "data" / "held_out_instructions.jsonl"
         ("verwandle den Hund in eine Katze", "replace the dog with a cat"),
         ("enlève le chien", "remove the dog"),
         ("ajoute un chat à droite", "add a cat on the right"),
+        ("犬と猫を入れ替えて", "swap the dog and the cat"),
+        ("je veux la tulipe rose", "make the tulip pink"),
+        ("ajoute une rose", "add a rose"),
+        ("pon un gato en lugar del perro", "replace the dog with a cat"),
+        ("metti un gatto al posto del cane", "replace the dog with a cat"),
+        ("troque o cão por um gato", "replace the dog with a cat"),
+        ("강아지를 판다로 바꿔줘", "replace the dog with a panda"),
         ("écris « oui » en haut", 'write "oui" at the top'),
     ],
 )
@@ -99,15 +105,14 @@ def test_what_comes_out_is_what_the_editor_learned():
 
 @pytest.mark.parametrize("language", languages())
 def test_a_table_knows_the_whole_world(language: str):
-    known: Counter[tuple[str, str]] = Counter(
-        (word.kind, word.value) for word in table(language).words.values()
-    )
+    words = [*table(language).words.values(), *table(language).seconds.values()]
+    known = {(word.kind, word.value) for word in words}
     wanted = {("thing", name) for name in THING} | {("colour", name) for name in COLOURS}
     wanted |= {("place", name) for name in PLACES} | {("time", name) for name in TIMES}
     wanted |= {("weather", name) for name in WEATHERS}
     wanted |= {("style", name) for name in STYLES if name != "none"}
     wanted |= {("tone", name) for name in TONES if name != "none"}
-    assert not wanted - set(known)
+    assert not wanted - known
     assert {value for kind, value in known if kind == "thing"} == set(THING)
     operations = {phrase.operation for phrase in table(language).phrases}
     missing = set(PHRASINGS) & set(english()["english"]) - operations

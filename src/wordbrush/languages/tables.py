@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from wordbrush.languages.translation import Translation, TranslationError
 from wordbrush.languages.vocabulary import Phrase, Table, Word, english, table, tidy
 
 _QUOTED = re.compile(r"[“”„«「『\"]\s*([^“”„«»「」『』\"]+?)\s*[“”»」』\"]")
+_MOST = 16  # meanings of one instruction whose words have several
 _ARTICLE_AN = ("a", "e", "i", "o", "u")
 
 
@@ -39,6 +41,13 @@ class Reading:
     operation: str
     words: dict[str, str]
     rest: tuple[str, ...] = ()
+    explained: int = 0
+    """How many letters of the instruction its phrase has; of two that fit, the longer one is meant."""
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """The best reading has the lowest."""
+        return len("".join(self.rest)), -self.explained
 
     def english(self, index: int = 0) -> str:
         """The reading as an English instruction; other wordings by their index."""
@@ -73,9 +82,7 @@ class TableTranslator:
         known = table(language)
         plain, quoted = _without_quotes(text)
         tidied = tidy(plain, known.spaces)
-        best = min(
-            readings(tidied, known, quoted), key=lambda reading: len("".join(reading.rest)), default=None
-        )
+        best = min(readings(tidied, known, quoted), key=lambda reading: reading.cost, default=None)
         if best is not None and not best.rest:
             return Translation(best.english(), language, "tables")
         found = self._near(text, tidied, known, quoted, best)
@@ -139,16 +146,19 @@ def _longest(text: str, start: int, known: Table, longest: int) -> int | None:
 
 
 def _groupings(text: str, spans: Sequence[Span], known: Table) -> Iterator[list[Span]]:
-    """The words as they are, then with colours and sizes taken to the things beside them."""
-    yield list(spans)
-    merged: list[Span] = []
-    for span in spans:
-        if merged and (joined := _join(text, merged[-1], span, known)):
-            merged[-1] = joined
-        else:
-            merged.append(span)
-    if len(merged) < len(spans):
-        yield merged
+    """Each meaning of the words: as they are, then with colours and sizes taken to the things beside."""
+    options = [[span.word, *filter(None, [known.seconds.get(text[span.start : span.end])])] for span in spans]
+    for words in itertools.islice(itertools.product(*options), _MOST):
+        meant = [replace(span, word=word) for span, word in zip(spans, words, strict=True)]
+        yield meant
+        merged: list[Span] = []
+        for span in meant:
+            if merged and (joined := _join(text, merged[-1], span, known)):
+                merged[-1] = joined
+            else:
+                merged.append(span)
+        if len(merged) < len(meant):
+            yield merged
 
 
 def _join(text: str, first: Span, second: Span, known: Table) -> Span | None:
@@ -171,6 +181,7 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
     ):
         return None
     rest: list[str] = []
+    explained = 0
     if quoted:  # the text around a quoted word is looked at as a whole
         gaps, literals = [text], [re.compile(".*?".join(p.pattern for p in phrase.literals if p.pattern))]
     else:
@@ -181,8 +192,8 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
         found = literal.search(gap)
         if found is None:
             return None
-        kept = _cut(gap, found)
-        rest += _strange(kept, known)
+        rest += _strange(_cut(gap, found), known)
+        explained += sum(map(len, found.groups()))
     words = {name: span.described + span.word.value for name, span in zip(names, spans, strict=True)}
     operation = phrase.operation
     if operation in ("time", "weather", "tone"):
@@ -191,7 +202,7 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
         operation = words.pop("change")
     if operation == "pose" and words.get("thing") == "face":
         return None
-    return Reading(operation, words | ({"word": quoted} if quoted else {}), tuple(rest))
+    return Reading(operation, words | ({"word": quoted} if quoted else {}), tuple(rest), explained)
 
 
 def _cut(gap: str, found: re.Match[str]) -> str:
@@ -224,24 +235,24 @@ def possible(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
     for spans in _groupings(text, find(text, known), known):
         kinds = sorted(span.word.kind for span in spans)
         for operation, names in _SIGNATURES.items():
-            wanted = sorted("thing" if name in ("old", "new") else name for name in names if name != "word")
+            wanted = sorted(name for name in names if name != "word")
             if kinds != wanted or ("word" in names) != bool(quoted):
                 continue
             filled: dict[str, str] = {"word": quoted} if quoted else {}
             left = list(spans)
             for name in names:
-                kind = "thing" if name in ("old", "new") else name
-                span = next((s for s in left if s.word.kind == kind), None)
+                span = next((s for s in left if s.word.kind == name), None)
                 if span is not None:
                     left.remove(span)
                     filled[name] = span.described + span.word.value
             yield Reading(operation, filled)
 
 
+# Not those of two things: which one replaces the other is never guessed.
 _SIGNATURES: dict[str, tuple[str, ...]] = {
-    "replace": ("old", "new"), "remove": ("thing",), "add_at": ("thing", "slot"), "add": ("thing",),
+    "remove": ("thing",), "add_at": ("thing", "slot"), "add": ("thing",),
     "recolour": ("thing", "colour"), "bigger": ("thing",), "smaller": ("thing",), "move": ("thing", "slot"),
-    "swap": ("old", "new"), "count": ("number", "thing"), "pose": ("thing", "pose"),
+    "count": ("number", "thing"), "pose": ("thing", "pose"),
     "expression": ("thing", "expression"), "expression_alone": ("expression",), "background": ("place",),
     "style": ("style",), "detect": ("thing",), "segment": ("thing",), "text_add": ("word",),
     "text_remove": (), "to_depth": (), "to_sketch": (), "to_map": (),

@@ -70,6 +70,8 @@ class Table:
     language: str
     spaces: bool
     words: dict[str, Word]
+    seconds: dict[str, Word]
+    """What a word can mean besides: French "rose" is a flower and a colour."""
     filler: frozenset[str]
     particles: frozenset[str]
     negations: frozenset[str]
@@ -104,7 +106,8 @@ def table(language: str) -> Table:
     spaces = bool(raw.get("spaces", language not in _UNSPACED))
     phrases, lexicon = _phrases(raw, spaces)
     short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles", "negations")}
-    return Table(language, spaces, _words(language, raw, spaces), phrases=phrases, lexicon=lexicon, **short)
+    words, seconds = _words(language, raw, spaces)
+    return Table(language, spaces, words, seconds, phrases=phrases, lexicon=lexicon, **short)
 
 
 def _read(language: str) -> dict[str, Any]:
@@ -116,8 +119,9 @@ def _tidied(words: Any, spaces: bool) -> frozenset[str]:
     return frozenset(tidy(word, spaces) for word in words)
 
 
-def _words(language: str, raw: dict[str, Any], spaces: bool) -> dict[str, Word]:
+def _words(language: str, raw: dict[str, Any], spaces: bool) -> tuple[dict[str, Word], dict[str, Word]]:
     found: dict[str, Word] = {}
+    seconds: dict[str, Word] = {}
     named = {name: list(values) for name, values in raw.get("things", {}).items()}
     for variant in (language, *(other for other, base in VARIANTS.items() if base == language)):
         for name, label in labels().get(variant, {}).items():
@@ -129,9 +133,11 @@ def _words(language: str, raw: dict[str, Any], spaces: bool) -> dict[str, Word]:
             for value, forms in values.items():
                 for form in forms:
                     for inflected in _forms(tidy(form, spaces), raw.get("endings", ())) if made else [form]:
-                        found.setdefault(tidy(inflected, spaces), Word(kind, value))
+                        text, word = tidy(inflected, spaces), Word(kind, value)
+                        if found.setdefault(text, word).kind != kind and not made:
+                            seconds[text] = word
     found.pop("", None)
-    return found
+    return found, seconds
 
 
 def _clean(label: str) -> list[str]:
