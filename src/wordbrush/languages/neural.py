@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _NLLB = {
     "ro": "ron_Latn", "ru": "rus_Cyrl", "sv": "swe_Latn", "sw": "swh_Latn", "th": "tha_Thai",
     "tr": "tur_Latn", "uk": "ukr_Cyrl", "ur": "urd_Arab", "vi": "vie_Latn", "zh": "zho_Hans",
 }  # fmt: skip
+_ENGLISH = ("eng_Latn", "__en__")
 _MARIAN_ENGLISH = ">>eng<<"
 _MAX_TOKENS = 128
 _BEAMS = 4
@@ -43,16 +45,13 @@ class Seq2SeqTranslator:
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
-        vocabulary = tokenizer.get_vocab()
-        if model.config.model_type == "marian":
-            self._kind = "marian"
-        elif "eng_Latn" in vocabulary:
-            self._kind = "nllb"
-        elif "__en__" in vocabulary:
-            self._kind = "m2m100"
-        else:
+        self._vocabulary: dict[str, int] = dict(tokenizer.get_vocab())
+        # M2M100 keeps its languages ("__en__") apart from the vocabulary, NLLB ("eng_Latn") within.
+        self._languages: dict[str, int] = dict(getattr(tokenizer, "lang_token_to_id", self._vocabulary))
+        self._marian = model.config.model_type == "marian"
+        self._english = next((code for code in _ENGLISH if code in self._languages), "")
+        if not self._marian and not self._english:
             raise ModelError(f"{name} is no NLLB, M2M100 or Opus-MT checkpoint that knows English")
-        self._vocabulary = vocabulary
         self._generate = lru_cache(1024)(self._translated)
 
     @classmethod
@@ -63,7 +62,10 @@ class Seq2SeqTranslator:
             ModelError: There is no such checkpoint, or it is of another kind.
         """
         try:
-            with quiet():
+            with quiet(), warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # Marian's tokenizer recommends a package that it can do without
                 config = AutoConfig.from_pretrained(name)
                 if not config.is_encoder_decoder:
                     raise ModelError(f"{name} is no translation model but a {config.model_type}")
@@ -95,11 +97,11 @@ class Seq2SeqTranslator:
 
     def _call(self, text: str, language: str) -> tuple[str, dict[str, Any]]:
         """What the model reads, and what it is made to write first."""
-        if self._kind == "marian":
+        if self._marian:
             return (f"{_MARIAN_ENGLISH} {text}" if _MARIAN_ENGLISH in self._vocabulary else text), {}
-        code = _NLLB.get(language, "") if self._kind == "nllb" else language
-        if (code if self._kind == "nllb" else f"__{code}__") not in self._vocabulary:
+        nllb = self._english == "eng_Latn"
+        code = _NLLB.get(language, "") if nllb else language
+        if (code if nllb else f"__{code}__") not in self._languages:
             raise TranslationError(f"{self.name} does not know the language ({language}): say it in English")
         self.tokenizer.src_lang = code
-        english = "eng_Latn" if self._kind == "nllb" else "__en__"
-        return text, {"forced_bos_token_id": self._vocabulary[english]}
+        return text, {"forced_bos_token_id": self._languages[self._english]}
