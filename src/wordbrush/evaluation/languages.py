@@ -75,9 +75,11 @@ def measure(translator: Translator, rows: Sequence[Row]) -> dict[str, Tally]:
 def to_markdown(found: Mapping[str, Tally]) -> str:
     """A table, and each instruction that did not come out right."""
     lines = ["| language | instructions | the same edit | another one | refused |", "|---|---|---|---|---|"]
-    every = [(name, t.num, t.same, len(t.wrong), len(t.refused)) for name, t in found.items()]
-    total = ("all", *(sum(row[i] for row in every) for i in (1, 2, 3, 4)))
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in [*every, total]]
+    counts: dict[str, tuple[int, ...]] = {
+        name: (t.num, t.same, len(t.wrong), len(t.refused)) for name, t in found.items()
+    }
+    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
+    lines += [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in counts.items()]
     rest = [row for tally in found.values() for row in (*tally.wrong, *tally.refused)]
     lines += ["", *(f"- {text}: “{wanted}” became “{made}”" for text, wanted, made in rest)]
     return "\n".join(lines).rstrip() + "\n"
