@@ -133,20 +133,22 @@ class Setup:
     def narrowed(self, method: str) -> "Setup":
         """With those settings alone that a method has, and nothing kept from one run for the next."""
         names = {f.name for f in wordbrush.METHODS[method].settings_fields()}
-        settings = {"keep_inversion": False, "keep_tuned": False} | self.settings
+        settings = self.keeping_nothing(method).settings
         return replace(self, settings={name: value for name, value in settings.items() if name in names})
+
+    def keeping_nothing(self, method: str) -> "Setup":
+        """With nothing kept from one run for the next, unless it was asked for."""
+        from wordbrush.controls import keep_nothing
+
+        return replace(self, settings=keep_nothing(wordbrush.METHODS[method].settings) | self.settings)
 
     def load(self, recipe: "Recipe") -> "Editor":
         """The editor of a recipe, on the device that was asked for."""
         if not _debugging():
             warnings.simplefilter("ignore")  # the libraries' remarks to their own users
-        editor = wordbrush.load(**self.load_arguments(recipe))
-        if self.translator == "off" or "instruction" not in wordbrush.METHODS[recipe.method].needs:
-            return editor
-        from wordbrush.languages import load_translator
-        from wordbrush.languages.editor import InAnyLanguage
+        from wordbrush.languages.editor import load_editor
 
-        return InAnyLanguage(editor, load_translator(self.translator))
+        return load_editor(self.translator, **self.load_arguments(recipe))
 
     def load_arguments(self, recipe: "Recipe") -> dict[str, Any]:
         """The keywords of `wordbrush.load` for a recipe."""
@@ -724,8 +726,7 @@ def ui(
 
     recipe = setup.over(Recipe())
     method = find_method(recipe.method)
-    for name in {"keep_inversion", "keep_tuned"} & {f.name for f in method.settings_fields()}:
-        setup.settings.setdefault(name, False)  # a visitor's picture could be made from it again
+    setup = setup.keeping_nothing(recipe.method)  # a visitor's picture could be made from it again
     serve(setup.load(recipe), texts=(*method.needs, *method.optional), host=host, port=port)
 
 
@@ -782,6 +783,7 @@ def serve(
     try:
         service = make_service(
             setup.load_arguments(recipe),
+            translator=setup.translator,
             folder=home,
             keys=Keys(keys),
             limits=Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_size=max_size),
@@ -809,13 +811,10 @@ def mcp(
         from wordbrush.serving.mcp import build, serve
     except ModuleNotFoundError as error:
         raise WordbrushError("the tools need mcp: pip install 'wordbrush[mcp]'") from error
-    from wordbrush.editors import find_method
     from wordbrush.recipe import Recipe
 
     recipe = setup.over(Recipe())
-    method = find_method(recipe.method)
-    for name in {"keep_inversion", "keep_tuned"} & {f.name for f in method.settings_fields()}:
-        setup.settings.setdefault(name, False)  # it would be kept outside of the folder
+    setup = setup.keeping_nothing(recipe.method)  # it would be kept outside of the folder
 
     def compare(
         request: EditRequest, original: "Picture", methods: str | None, out: Path, show: "Show"

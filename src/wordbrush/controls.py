@@ -48,6 +48,11 @@ def controls(settings_class: type) -> list[Control]:
     ]
 
 
+def keep_nothing(settings_class: type) -> dict[str, bool]:
+    """The settings that keep files of this computer from one edit to the next, switched off."""
+    return {c.name: False for c in controls(settings_class) if c.local and c.type is bool}
+
+
 def _control(name: str, hint: Any, field: FieldInfo) -> Control:
     types = get_args(hint) or (hint,)
     bounds = {

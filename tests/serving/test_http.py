@@ -87,6 +87,14 @@ def test_json_does_the_same(client: httpx.Client, file: bytes):
     assert np.array_equal(np.asarray(result), np.asarray(open_image(file).image))  # black: nothing may change
 
 
+def test_instructions_in_other_languages(client: httpx.Client, file: bytes):
+    status = ended(client, post(client, file, instruction="mach es zur Nacht").json()["id"])
+    assert status["status"] == "done"
+    assert "was read as “make it night”" in status["warnings"][0]
+    status = ended(client, post(client, file, instruction="把沙发变成熊猫").json()["id"])
+    assert (status["status"], "not understood (zh)" in status["error"]["message"]) == ("failed", True)
+
+
 def test_progress_is_streamed_until_the_end(client: httpx.Client, file: bytes):
     edit = post(client, file, steps="30").json()["id"]
     reply = client.get(f"/v1/edits/{edit}/events")

@@ -1,8 +1,11 @@
 """The tools, over standard input and output of a real process, by the SDK's own client."""
 
 import base64
+import contextlib
 import io
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,11 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
+import wordbrush
+from tests.serving.services import wait_for
 from wordbrush.errors import UsageError
 from wordbrush.provenance import read_provenance
-from wordbrush.serving.mcp import Folder
+from wordbrush.serving.mcp import Folder, build
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +40,6 @@ def replies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "linked": ("edit", {"picture": "link.png", "instruction": "make it day"}),
         "writes outside": ("edit", {"picture": "dog.png", "instruction": "x", "output": "../out.png"}),
         "url": ("edit", {"picture": "http://example.org/dog.png", "instruction": "make it day"}),
-        "file setting": (
-            "edit", {"picture": "dog.png", "instruction": "x", "settings": {"task_file": "/etc/passwd"}}
-        ),
         "empty": ("edit", {"picture": "dog.png"}),
         "not understood": ("edit", {"picture": "dog.png", "instruction": "把沙发变成熊猫"}),
         "turn": ("turn", {"session": "a.session", "instruction": "make it night", "picture": "dog.png"}),
@@ -78,6 +80,63 @@ def replies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     anyio.run(run)
     return found
+
+
+def test_settings_that_concern_other_files_are_refused(tmp_path: Path):
+    Image.new("RGB", (48, 32)).save(tmp_path / "dog.png")
+
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    server = build(tmp_path, lambda: wordbrush.load("storybook", "prompt-to-prompt", steps=1), never)
+
+    async def run() -> Any:
+        async with Client(server) as client:
+            asked = {"picture": "dog.png", "source": "a dog", "target": "a cat"}
+            return await client.call_tool("edit", asked | {"settings": {"keep_inversion": True}})
+
+    assert "keep_inversion concerns files outside of the folder" in text(anyio.run(run))
+
+
+def test_over_http_an_edit_can_be_cancelled(tiny_checkpoint: Path, tmp_path: Path):
+    Image.effect_noise((48, 32), 60).convert("RGB").save(tmp_path / "dog.png")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["mcp", str(tmp_path), "--model", str(tiny_checkpoint), "--port", str(port), "--dtype", "float32"]
+    server = subprocess.Popen([sys.executable, "-m", "wordbrush", *words], stderr=subprocess.DEVNULL)
+    began = anyio.Event()
+
+    async def long(client: Client, scope: anyio.CancelScope) -> None:
+        async def on_progress(done: float, total: float | None, message: str | None) -> None:
+            if total == 1000 and done > 1:
+                began.set()
+
+        asked = {"picture": "dog.png", "instruction": "make it day", "settings": {"steps": 1000, "size": 128}}
+        with scope:
+            await client.call_tool("edit", asked, progress_callback=on_progress)
+
+    async def run() -> Any:
+        async with Client(f"http://127.0.0.1:{port}/mcp") as client, anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
+            tasks.start_soon(long, client, scope)
+            await began.wait()
+            scope.cancel()
+            asked = {"picture": "dog.png", "instruction": "make it day", "settings": {"steps": 1}}
+            return await client.call_tool("edit", asked)
+
+    try:
+        wait_for(lambda: _listens(port))
+        assert "dog-edited.png" in text(anyio.run(run))  # the first one has written nothing
+        assert not (tmp_path / "dog-edited-2.png").exists()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def text(reply: Any) -> str:
@@ -128,8 +187,8 @@ def test_the_folder_is_not_left(replies: dict[str, Any], name: str):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("url", "URLs are not fetched"), ("file setting", "names a file"), ("empty", "instruction is empty"),
-     ("no turn", "there is no turn 9"), ("other model", "settled at the start")],
+    [("url", "URLs are not fetched"), ("empty", "instruction is empty"), ("no turn", "there is no turn 9"),
+     ("other model", "settled at the start")],
 )  # fmt: skip
 def test_errors_are_clear(replies: dict[str, Any], name: str, words: str):
     assert replies[name].is_error

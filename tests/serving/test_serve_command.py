@@ -81,7 +81,8 @@ def fuzz(tiny_checkpoint: Path, folder: Path, examples: int) -> None:
         wait_for(lambda: service.client.get("/readyz").is_success)
         command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
         command += [str(service.client.base_url.join("/openapi.json")), "--checks", _CHECKS]
-        command += ["--max-examples", str(examples), "--seed", "1", "--phases", "fuzzing,stateful", "--no-color"]
+        command += ["--max-examples", str(examples), "--phases", "fuzzing,stateful"]
+        command += ["--seed", "1", "--no-color"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stdout[-5000:]
         assert service.client.get("/healthz").is_success

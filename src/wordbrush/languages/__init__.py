@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TABLES = "tables"
 """The translator that is part of Wordbrush."""
+OFF = "off"
+"""No translator."""
 
 
 def load_translator(name: str | Path = TABLES) -> Translator:

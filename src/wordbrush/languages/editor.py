@@ -6,8 +6,27 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Self
 
+import wordbrush
+from wordbrush.editors import find_method
+from wordbrush.languages import OFF, load_translator
 from wordbrush.languages.translation import Translation, Translator
 from wordbrush.types import Editor, EditRequest, EditResult, OnStep
+
+
+def load_editor(translator: str, **options: Any) -> Editor:
+    """`wordbrush.load`, and instructions in any language, where the method takes instructions.
+
+    Args:
+        translator: For `load_translator`; "off" leaves instructions as they are.
+        options: Of `wordbrush.load`.
+
+    Raises:
+        ModelError: The model or the translator cannot be loaded.
+    """
+    editor = wordbrush.load(**options)
+    if translator == OFF or "instruction" not in find_method(options["method"]).needs:
+        return editor
+    return InAnyLanguage(editor, load_translator(translator))
 
 
 class InAnyLanguage:
@@ -51,6 +70,11 @@ class InAnyLanguage:
             result if found is None else _told(result, request.instruction, found)
             for result, request, found in zip(results, requests, heard, strict=True)
         ]
+
+    def working_size(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """That of the editor, if it has one."""
+        editor: Any = self.editor
+        return editor.working_size(picture)
 
     def with_settings(self, **changes: Any) -> Self:
         """The same with some settings changed; the model is shared."""

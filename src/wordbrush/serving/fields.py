@@ -46,9 +46,9 @@ def fields_model(settings_class: type, defaults: Mapping[str, Any]) -> type[Base
         "num_variations": (int, variations),
         "model": (str | None, Field(None, max_length=MAX_TEXT, description="as /v1/models names it")),
     }
-    settings = {control.name: _field(control, defaults[control.name]) for control in offered(settings_class)}
+    fields |= {control.name: _field(control, defaults[control.name]) for control in offered(settings_class)}
     config = ConfigDict(extra="forbid", protected_namespaces=())
-    return create_model("EditFields", __config__=config, **(fields | settings))
+    return create_model("EditFields", __config__=config, **fields)
 
 
 def _field(control: Control, default: Any) -> tuple[Any, Any]:

@@ -395,7 +395,8 @@ def _job(row: sqlite3.Row) -> Job:
     values: dict[str, Any] = {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118
     for name in ("asked", "settings", "record"):
         values[name] = json.loads(values[name])
-    return Job(**values | {"has_mask": bool(values["has_mask"])})
+    values["has_mask"] = bool(values["has_mask"])
+    return Job(**values)
 
 
 def _write(path: Path, data: bytes) -> None:

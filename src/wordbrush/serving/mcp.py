@@ -17,6 +17,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from PIL import Image
 
 from wordbrush import __version__
+from wordbrush.controls import controls
 from wordbrush.editors.sequential import Session, Turn
 from wordbrush.editors.session_file import load_session, save_session
 from wordbrush.errors import UsageError, WordbrushError
@@ -31,8 +32,6 @@ Compare = Callable[[EditRequest, Picture, str | None, Path, Show], None]
 
 _SHOWN = 768
 """Longest side of a picture that is sent back, in pixels; the saved one has its full size."""
-_FILES = frozenset({"task_file", "task_predictor", "tuned", "keep_inversion", "keep_tuned"})
-"""Settings that read or write other files than the picture."""
 _ABOUT = """Edits the pictures of one folder by words. Paths are relative to that folder. No picture is
 overwritten. An instruction may be in any language; the reply says which English was used."""
 
@@ -209,11 +208,11 @@ class Tools:
             seed=seed,
             num_variations=variations,
         )
-        if bad := sorted(name for name in settings if name in _FILES):
-            raise UsageError(
-                f"{bad[0]} names a file, which may lie outside of the folder: settled at the start"
-            )
-        editor = self._loaded(report).with_settings(**settings)
+        editor = self._loaded(report)
+        for control in controls(type(editor.settings)):
+            if control.local and control.name in settings:
+                raise UsageError(f"{control.name} concerns files outside of the folder: settled at the start")
+        editor = editor.with_settings(**settings)
         if not (instruction or source or target):
             raise UsageError("say what to do: the instruction is empty")
         result = editor.edit(request, on_step=_on_step(report))

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wordbrush.controls import controls
+from wordbrush.controls import keep_nothing
 from wordbrush.diffusion.inversion_cache import default_folder as inversions
 from wordbrush.editors import find_method
 from wordbrush.editors.settings import make_settings
 from wordbrush.errors import UsageError
+from wordbrush.languages import TABLES
 from wordbrush.models import is_hub_id, own_settings, resolve
 from wordbrush.serving.jobs import JobTable
 from wordbrush.serving.service import Keys, Limits, Service
@@ -20,6 +21,7 @@ _LOAD = ("model", "method", "device", "dtype", "offload", "lora", "concept", "co
 def make_service(
     load: Mapping[str, Any],
     *,
+    translator: str = TABLES,
     folder: Path,
     keys: Keys | None = None,
     limits: Limits | None = None,
@@ -32,6 +34,7 @@ def make_service(
 
     Args:
         load: the keywords of `wordbrush.load`, "model" and "method" among them.
+        translator: what turns instructions into English; see `load_editor`.
         folder: of the jobs.
         keys: who is let in.
         limits: of one request.
@@ -47,16 +50,14 @@ def make_service(
     model, method = load["model"], find_method(load["method"])
     resolve(model)
     # What a method keeps for later edits would be made from strangers' pictures.
-    private = {
-        control.name: False for control in controls(method.settings) if control.local and control.type is bool
-    }
-    given = private | {name: value for name, value in load.items() if name not in _LOAD}
+    given = keep_nothing(method.settings) | {name: value for name, value in load.items() if name not in _LOAD}
     defaults = make_settings(method.settings, own_settings(model, method.name) | given)
     table = JobTable(folder, max_queue=max_queue)
     options = WorkerOptions(
         folder,
         model_name=public_name(model),
         load={**load, **given},
+        translator=translator,
         max_batch=max_batch,
         time_limit=time_limit,
     )

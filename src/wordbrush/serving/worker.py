@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush.controls import controls
-from wordbrush.editors import load
 from wordbrush.editors.asked import Asked
 from wordbrush.errors import ImageError, OutputError, UsageError, WordbrushError
 from wordbrush.images import Picture, open_image
+from wordbrush.languages import TABLES
+from wordbrush.languages.editor import load_editor
 from wordbrush.outputs import save_result
 from wordbrush.serving.jobs import Job, JobTable
 from wordbrush.types import Editor, EditResult, StepInfo
@@ -50,6 +51,7 @@ class WorkerOptions:
     """What strangers may know of the model: a result's record says this instead of a path."""
     load: Mapping[str, Any]
     """The keywords of `wordbrush.load`."""
+    translator: str = TABLES
     max_batch: int = 4
     time_limit: float = 300.0
     """Seconds that a batch may take."""
@@ -179,7 +181,7 @@ def run(options: WorkerOptions, pipe: Connection) -> None:
     warnings.simplefilter("ignore")  # the libraries' remarks to their own users
     orders = _Orders(pipe)
     try:
-        editor = load(**options.load)
+        editor = load_editor(options.translator, **options.load)
     except WordbrushError as error:
         pipe.send(("failed", str(error)))
         return
@@ -306,6 +308,8 @@ class _Desk:
         hidden = {control.name for control in controls(type(self.editor.settings)) if control.local}
         files = {name: [Path(file).name for file in settings.get(name, ())] for name in ("lora", "concept")}
         kept = {name: value for name, value in settings.items() if name not in hidden}
+        if "translator" in kept:
+            kept["translator"] = Path(kept["translator"]).name
         return kept | files | {"model": self.options.model_name, "config": None}
 
 
