@@ -18,9 +18,9 @@ fi
   --steps "${AUTOENCODER_STEPS:-4500}"
 "$WORDBRUSH" train clip --data "$WORK/edits" --output "$WORK/clip"
 
-# First on windows a quarter as large, where the things and the edits are: four times as many of them go by.
+# First on windows where the things and the edits are: they are smaller, and more of them go by.
 PARTS=(--autoencoder "$WORK/autoencoder/model" --clip "$WORK/clip/model" --cache-folder "$WORK/latents")
-WINDOWS=(--window 64 --batch-size 128 --steps "${WINDOW_STEPS:-2500}")
+WINDOWS=(--window 96 --batch-size 64 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" "${WINDOWS[@]}" \
   --output "$WORK/text-to-image-windows"
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${STEPS:-2500}" \

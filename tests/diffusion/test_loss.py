@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 
@@ -10,7 +9,6 @@ from wordbrush.diffusion.loss import (
     diffusion_target,
     min_snr_weights,
     shift_weights,
-    squared_errors,
     timestep_weights,
 )
 
@@ -36,30 +34,6 @@ def test_min_snr() -> None:
     assert weight[-1] == pytest.approx(1)  # nearly pure noise: not capped
     velocity = DDPMScheduler(**tiny.BETAS, prediction_type="v_prediction")
     assert torch.allclose(min_snr_weights(velocity)[T], snr.clamp(max=5.0) / (snr + 1))
-
-
-def test_errors_at_several_scales() -> None:
-    noise = torch.randn(4000, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(squared_errors(noise), noise.square().mean((1, 2, 3)))
-    alike = squared_errors(noise, multiscale=True).mean() / squared_errors(noise).mean()
-    assert alike.item() == pytest.approx(1, abs=0.02)
-    flat, fine = torch.full((1, 2, 8, 8), 3.0), 3.0 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
-    assert squared_errors(flat, multiscale=True).item() == pytest.approx(9 * (1 + 4 + 16) / 3)
-    assert squared_errors(fine[None, None], multiscale=True).item() == pytest.approx(9 / 3)
-    small = torch.randn(2, 4, 2, 3)  # no room for squares of 4
-    assert torch.allclose(
-        squared_errors(small, multiscale=True),
-        (squared_errors(small) + 4 * squared_errors(F.avg_pool2d(small, 2))) / 2,
-    )
-
-
-def test_what_makes_the_loss_least_does_not_depend_on_the_scales() -> None:
-    targets = torch.randn(50, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    guess = torch.zeros(1, 3, 8, 8, requires_grad=True)
-    best = targets.mean(0, keepdim=True)
-    for given, flat in ((guess, False), (best.clone().requires_grad_(), True)):
-        squared_errors(given - targets, multiscale=True).mean().backward()
-        assert (given.grad is not None and given.grad.abs().max().item() < 1e-6) is flat
 
 
 def test_conditioning_dropout_over_a_million_draws() -> None:

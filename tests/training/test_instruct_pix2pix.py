@@ -109,7 +109,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("base", ["base", "base-v"])
 def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path: Path, base: str):
     config = settings(
-        folder, tmp_path, init_from=str(folder / base), target="sample", multiscale=False, resize_to=36,
+        folder, tmp_path, init_from=str(folder / base), target="sample", resize_to=36,
         dropout=0.2,
     )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)
@@ -301,7 +301,7 @@ def test_the_paper_preset_is_the_papers(tmp_path: Path):
         "steps": 10_000, "learning_rate": 1e-4, "schedule": "constant", "optimizer": "adamw",
         "warmup_steps": 0, "weight_decay": 0.01, "ema_decay": 0.9999, "size": 256, "resize_to": 288,
         "flip": 0.5, "dropout": 0.05, "target": "sample", "min_snr": 0.0, "clip_norm": 0.0,
-        "timestep_shift": 1.0, "prediction_type": None, "multiscale": False,
+        "timestep_shift": 1.0, "prediction_type": None,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in stated} == stated
     assert config.batch_size * config.accumulation * 8 == 1024

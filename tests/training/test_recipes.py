@@ -103,7 +103,7 @@ def test_the_widened_model_starts_as_the_one_it_was_made_from(work: Path):
 def test_the_text_to_image_loss_is_that_of_stock_classes(work: Path):
     config = text_to_image.Config(
         output=work / "unused", data=[work / "edits"], widths=[32, 64], text_dropout=0.5, min_snr=5,
-        timestep_shift=1, multiscale=False, **parts(work),
+        timestep_shift=1, **parts(work),
     )  # fmt: skip
     recipe = text_to_image.TextToImageRecipe(config)
     batch = default_collate([recipe.samples()[index] for index in range(6)])

@@ -3,10 +3,7 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-_SCALES = (1, 2, 4)
 
 
 def diffusion_target(scheduler: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -61,19 +58,6 @@ def timestep_weights(scheduler: Any, *, min_snr: float, shift: float) -> Tensor:
     """(T,) how likely timesteps are in training, up to a factor: `min_snr_weights` times `shift_weights`."""
     by_snr = min_snr_weights(scheduler, gamma=min_snr)
     return by_snr * shift_weights(len(by_snr), shift=shift)
-
-
-def squared_errors(errors: Tensor, *, multiscale: bool = False) -> Tensor:
-    """(B,) the mean square of each sample's errors (B, C, h, w).
-
-    Most of what a latent holds is fine detail, and the loss is mostly about it; most of what one sees is not.
-    With `multiscale` the result is the mean over scales, where errors are averaged over squares of 1, 2 and 4
-    latents a side and their squares count 1, 4 and 16 times (white noise: the same at each scale). What makes
-    it least is the same prediction as ever (simple diffusion, 2301.11093, has such a loss).
-    """
-    scales = [s for s in _SCALES if s <= min(errors.shape[-2:])] if multiscale else [1]
-    means = [s * s * F.avg_pool2d(errors, s).square().mean((1, 2, 3)) for s in scales]
-    return torch.stack(means).mean(0)
 
 
 def conditioning_dropout(u: Tensor, *, rate: float = 0.05) -> tuple[Tensor, Tensor]:

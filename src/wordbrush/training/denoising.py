@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from wordbrush.diffusion.loss import diffusion_target, squared_errors
+from wordbrush.diffusion.loss import diffusion_target
 
 NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -29,7 +29,6 @@ def prediction_errors(
     image: Tensor | None = None,
     added: dict[str, Tensor] | None = None,
     task: Tensor | None = None,
-    multiscale: bool = False,
 ) -> Tensor:
     """The squared errors (B,) of predictions at given timesteps from given noise.
 
@@ -43,7 +42,6 @@ def prediction_errors(
         image: (B, C, h, w) source latents for the model's extra input channels.
         added: SDXL's pooled text and sizes.
         task: (B,), what a model with task embeddings takes as `class_labels`.
-        multiscale: See `squared_errors`.
     """
     noisy = noise.add_noise(latents, epsilon, t)  # pyright: ignore[reportArgumentType]
     inputs = noisy if image is None else torch.cat([noisy, image], dim=1)
@@ -51,7 +49,7 @@ def prediction_errors(
     options |= {} if task is None else {"class_labels": task}
     predicted = model(inputs.contiguous(memory_format=torch.channels_last), t, text, **options).sample
     target = diffusion_target(noise, latents, epsilon, t)
-    return squared_errors(predicted.float() - target, multiscale=multiscale)
+    return (predicted.float() - target).square().mean((1, 2, 3))
 
 
 def fast_on_cpu(unet: UNet2DConditionModel) -> nn.Module:

@@ -97,7 +97,6 @@ class Config(LoopConfig):
     timestep_shift: float = Field(
         3.0, ge=1, description="strong noise is drawn more often; 1: all timesteps alike, up to --min-snr"
     )
-    multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the U-Net predicts (default: as the model it starts from)"
     )
@@ -191,7 +190,7 @@ class InstructPix2PixRecipe:
         text = _drop(text, self.null, no_text)
         errors = prediction_errors(
             model, self.noise, latents, text.tokens, t=tensors["t"], epsilon=tensors["noise"], image=image,
-            added=self._added(text, latents), multiscale=self.config.multiscale, task=tensors.get("task"),
+            added=self._added(text, latents), task=tensors.get("task"),
         )  # fmt: skip
         return {"loss": errors.mean()}
 

@@ -29,6 +29,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.05,
         "min_snr": 0.0,
         "timestep_shift": 1.0,
-        "multiscale": False,
     },
 }

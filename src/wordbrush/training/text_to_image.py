@@ -50,7 +50,6 @@ class Config(LoopConfig):
     timestep_shift: float = Field(
         3.0, ge=1, description="strong noise is drawn more often; 1: all timesteps alike, up to --min-snr"
     )
-    multiscale: bool = Field(True, description="weigh errors of coarse structure more than those of detail")
     widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
     init_from: Path | None = Field(None, description="folder of the U-Net that a new run starts from")
     window: int | None = Field(
@@ -99,9 +98,7 @@ class TextToImageRecipe:
         text = self.encoder.text(batch["caption"]).tokens.where(~dropped[:, None, None], self.null)
         t = torch.multinomial(self.timesteps, count, replacement=True).to(latents.device)
         epsilon = torch.randn_like(latents)
-        errors = prediction_errors(
-            model, self.base.scheduler, latents, text, t=t, epsilon=epsilon, multiscale=self.config.multiscale
-        )
+        errors = prediction_errors(model, self.base.scheduler, latents, text, t=t, epsilon=epsilon)
         return {"loss": errors.mean()}
 
     def _text_states(self) -> Tensor:
