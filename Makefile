@@ -28,6 +28,7 @@ venv: $(DEV)
 # torch goes first and by its exact version: pip then takes the CPU build where there is one, and no later
 # requirement can pull in another.
 $(CORE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Wordbrush needs Python 3.11 or later")'
 	@test -x $(BIN)/python || { echo "setting up .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "installing Wordbrush (the first time takes some minutes)"
 	@$(PIP) $$(grep '^torch==' constraints.txt)

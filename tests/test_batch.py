@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import wordbrush
 from wordbrush.batch import Batch, BatchReport
 from wordbrush.errors import OutputError, UsageError
 from wordbrush.images import open_image
+from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor
 
 MADE_WITH = {"model": "tiny"}
@@ -37,6 +39,27 @@ def write_jobs(folder: Path, *rows: dict[str, Any] | str) -> Path:
 
 def results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_row_whose_picture_has_changed_is_made_again(folder: Path, editor: Editor):
+    jobs = write_jobs(folder, {"image": "in.png", "instruction": "a", "seed": 3})
+    run(jobs, editor)
+    assert run(jobs, editor) == BatchReport(done=0, failed=0, skipped=1)
+    Image.new("RGB", (48, 32), "red").save(folder / "in.png")
+    assert run(jobs, editor) == BatchReport(done=1, failed=0, skipped=0)
+    (folder / "in.png").unlink()
+    assert run(jobs, editor) == BatchReport(done=0, failed=0, skipped=1)
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(folder: Path, editor: Editor):
+    jobs = write_jobs(folder, {"image": "in.png", "instruction": "a", "seed": 3})
+    run(jobs, editor)
+    with atomic_file(folder / "out" / "half.png") as file:
+        left = Path(file.name)
+        shutil.copy(jobs, kept := folder / "out" / left.name.replace("wordbrush-", "wordbrush-0"))
+    assert kept.exists()
+    run(jobs, editor)
+    assert not kept.exists()
 
 
 def run(jobs: Path, editor: Editor, **made_with: Any) -> BatchReport:
@@ -182,5 +205,5 @@ def test_killed_and_run_again_it_loses_and_repeats_nothing(tmp_path: Path):
     assert all(
         open_image(out / f"{row:06d}.png").image.getpixel((0, 0)) == (0, 255, 255) for row in range(num)
     )
-    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
+    names = {path.name for path in out.iterdir()}
     assert names == {f"{row:06d}.png" for row in range(num)} | {"results.jsonl"}

@@ -237,8 +237,37 @@ def test_the_mask_that_a_method_found_is_saved(folder: Path, shell: Shell, monke
     words = ("dog.png", "--target", "a cat", "--save-mask", "mask.png", "-o", "out.png", "--steps", "2")
     assert shell("edit", *words, "--method", "diffedit", "--mask-samples", "1", "--model", "model")[0] == 0
     assert Image.open("mask.png").size == Image.open("dog.png").size
-    code, _, line = shell.edit("dog.png", "x", "--save-mask", "none.png")
-    assert code == 2 and "no mask" in line
+
+
+def test_a_mask_that_a_method_does_not_find_is_refused_before_any_computing(folder: Path, shell: Shell):
+    for flag, name in (("--save-mask", "mask"), ("--save-layer", "layer")):
+        code, line = shell.refused("edit", "dog.png", "x", flag, "found.png", "--model", "nowhere")
+        assert code == 2
+        assert f"finds no {name}" in line
+
+
+def test_no_file_is_given_twice(folder: Path, shell: Shell):
+    words = ("edit", "dog.png", "x", "--model", "nowhere", "--force")
+    for output in ("dog.png", "./dog.png", str(folder / "dog.png")):
+        assert "given twice" in shell.refused(*words, "-o", output)[1]
+    assert "given twice" in shell.refused(*words, "-o", "a.png", "--save-mask", "a.png")[1]
+
+
+def test_a_recorded_instruction_is_not_translated_again(folder: Path, shell: Shell):
+    shell.edit("dog.png", "mach es zur Nacht", "--translator", "off", "-o", "off.png")
+    code, _, err = shell("edit", "dog.png", "--from-metadata", "off.png", "-o", "again.png")
+    assert (code, err) == (0, "")
+    assert difference("off.png", "again.png") == 0
+
+
+def test_a_batch_does_not_take_results_of_other_settings_for_its_own(folder: Path, shell: Shell):
+    Path("jobs.jsonl").write_text('{"image": "dog.png", "instruction": "x", "seed": 1}\n')
+    words = ("batch", "jobs.jsonl", "--out", "out", "--model", "storybook", "--steps", "1")
+    assert shell(*words)[0] == 0
+    for other in (("--text-scale", "7.5"), ("--dtype", "bfloat16")):  # the model's own scale is another
+        assert "other settings" in shell.refused(*words, *other)[1]
+    code, out, _ = shell(*words, "--text-scale", "4")
+    assert code == 0 and "1 done before" in out
 
 
 def test_warnings_are_shown(folder: Path, shell: Shell):

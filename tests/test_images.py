@@ -74,6 +74,13 @@ def test_sixteen_bits_become_eight(dtype: str):
     assert np.array_equal(np.asarray(normalise(image)[0])[..., 0], grey)
 
 
+def test_the_transparent_grey_of_sixteen_bits():
+    grey = np.array([[0, 300, 65535]], dtype=np.uint16)
+    Image.fromarray(grey).save(file := io.BytesIO(), "PNG", transparency=300)
+    found = open_image(file.getvalue()).image
+    assert np.asarray(found.getchannel("A")).tolist() == [[255, 0, 255]]
+
+
 @pytest.mark.parametrize(
     ("mode", "values", "white"), [("I", 255, 255), ("I", 65535, 65535), ("F", 1, 1), ("F", 255, 255)]
 )

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from wordbrush.editors.asked import Asked
 from wordbrush.errors import OutputError, UsageError, WordbrushError
 from wordbrush.images import open_image
 from wordbrush.outputs import check_folder, make_folder, save_result, variation_paths
-from wordbrush.provenance import atomic_file
-from wordbrush.types import Editor, OnStep
+from wordbrush.provenance import atomic_file, remove_leftovers
+from wordbrush.types import Editor, OnStep, StepInfo
 
 RESULTS = "results.jsonl"
 
@@ -87,14 +88,14 @@ class Batch:
         load: Callable[[], Editor],
         *,
         on_row: Callable[[dict[str, Any]], None] | None = None,
-        on_step: OnStep | None = None,
+        on_step: Callable[[int, StepInfo], None] | None = None,
     ) -> BatchReport:
         """Edit the pending rows in order.
 
         Args:
             load: gives the editor; called only if something is left to do.
             on_row: called with each line of `results.jsonl` once it is written.
-            on_step: passed on to the editor.
+            on_step: called with the row after each of its steps.
 
         Raises:
             OutputError: the folder can no longer be written; rows that failed for their own reasons are
@@ -105,7 +106,7 @@ class Batch:
             return BatchReport(done=0, failed=0, skipped=len(self._finished))
         editor = load()
         for row in rows:
-            entry = self._run_row(editor, row, on_step)
+            entry = self._run_row(editor, row, None if on_step is None else partial(on_step, row))
             failed += entry["status"] == "failed"
             self._append(entry)
             if on_row is not None:
@@ -124,11 +125,13 @@ class Batch:
     def _edit(self, editor: Editor, row: int, on_step: OnStep | None) -> dict[str, Any]:
         job = _parse(self._lines[row])
         picture = open_image(self._base / job.image)
-        mask = None if job.mask is None else open_image(self._base / job.mask).image
-        result = editor.edit(job.request(picture.image, mask, job.num_variations), on_step=on_step)
+        mask = None if job.mask is None else open_image(self._base / job.mask)
+        request = job.request(picture.image, mask and mask.image, job.num_variations)
+        result = editor.edit(request, on_step=on_step)
         paths = variation_paths(self._out / f"{row:06d}.png", len(result.images))
-        save_result(result, paths, source=picture, overwrite=True)
+        save_result(result, paths, source=picture, mask=mask, overwrite=True)
         return {
+            "inputs": {job.image: picture.sha256} | ({} if mask is None else {job.mask: mask.sha256}),
             "outputs": [path.name for path in paths],
             "seeds": result.seeds,
             "settings": result.settings,
@@ -150,13 +153,17 @@ class Batch:
                     f"{self._out} holds results of other jobs, or of another model or other settings "
                     f"(row {entry['row']}): choose another folder"
                 )
-        finished = [entry for entry in entries if self._is_there(entry)]
+        remove_leftovers(self._out)
+        finished = [entry for entry in entries if self._stands(entry)]
         with atomic_file(path, overwrite=True) as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in finished).encode())
         return {entry["row"] for entry in finished}
 
-    def _is_there(self, entry: dict[str, Any]) -> bool:
-        return all((self._out / name).exists() for name in entry["outputs"])
+    def _stands(self, entry: dict[str, Any]) -> bool:
+        """Whether the results are there, and no input has changed since."""
+        return all((self._out / name).exists() for name in entry["outputs"]) and all(
+            _hash(self._base / name) in (known, None) for name, known in entry["inputs"].items()
+        )
 
     def _append(self, entry: dict[str, Any]) -> None:
         try:
@@ -166,6 +173,14 @@ class Batch:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"cannot write {self._out / RESULTS}: {error.strerror}") from error
+
+
+def _hash(path: Path) -> str | None:
+    """Of a file's bytes; None if it cannot be read (any more)."""
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _read_lines(jobs: Path) -> list[str]:

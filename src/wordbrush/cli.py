@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wordbrush.images import Picture
     from wordbrush.progress import Show
     from wordbrush.recipe import Recipe
-    from wordbrush.types import Editor, EditResult, OnStep
+    from wordbrush.types import Editor, EditResult, OnStep, StepInfo
 
 _Seed = Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")]
 _Variations = Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")]
@@ -232,18 +232,22 @@ def _settings_panel(setting: str) -> str:
 
 
 def _flag(control: "Control", panel: str) -> inspect.Parameter:
-    """An option that is None unless given, so that the method's own default or the recorded value stands."""
+    """An option that is None unless given, so that the model's, the method's or the recorded value stands."""
     option = typer.Option(help=_describe(control), rich_help_panel=panel)
     return _option(control.name, Annotated[control.type | None, option], None)
 
 
-def _describe(control: "Control") -> str:
-    """Description, range and default of a setting."""
+def _describe(control: "Control", method: str | None = None) -> str:
+    """Description, range and default of a setting; with a method also the embedded model's own value."""
+    from wordbrush.models import EMBEDDED, own_settings
+
     default = control.default
     if isinstance(default, bool):
         default = "on" if default else "off"
     notes = [control.range] if control.range else []
     notes += [] if default is None else [f"default {default}"]
+    values = {model: own_settings(model, method).get(control.name) for model in EMBEDDED if method}
+    notes += [f"{model} {value}" for model, value in values.items() if value is not None]
     return "; ".join([control.description, ", ".join(notes)] if notes else [control.description])
 
 
@@ -308,14 +312,17 @@ def edit(
     """
     paths = variation_paths(output or default_output(picture), variations)
     found = {name: path for name, path in (("mask", save_mask), ("layer", save_layer)) if path is not None}
-    check_outputs([*paths, *found.values()], force=force)
+    check_outputs([*paths, *found.values()], force=force, inputs=[picture, *([mask] if mask else [])])
     if save_layer is not None and save_layer.suffix.lower() in (".jpg", ".jpeg"):
         raise UsageError(f"{save_layer}: JPEG has no transparency, write the layer as .png or .webp")
     from wordbrush.editors import find_method
     from wordbrush.images import open_image
     from wordbrush.models import is_here
+    from wordbrush.provenance import save_image
     from wordbrush.recipe import Recipe, read_recipe
 
+    if from_metadata is not None and instruction is None:
+        setup = replace(setup, translator="off")  # the recorded instruction is what the model was given
     recipe = setup.over(Recipe() if from_metadata is None else read_recipe(from_metadata))
     if from_metadata is not None and setup.model is None and not is_here(recipe.model):
         raise UsageError(f"{from_metadata} asks for another model: --model {recipe.model} fetches it")
@@ -328,7 +335,10 @@ def edit(
     factor = 1 if upscale is None else 4
     check_size(paths, (factor * original.image.width, factor * original.image.height))
     request = recipe.request(original.image, None if cover is None else cover.image, variations)
-    find_method(recipe.method).check(request)
+    method = find_method(recipe.method)
+    method.check(request)
+    if lacking := next((name for name in found if name != method.finds), None):
+        raise UsageError(f"{method.name} finds no {lacking}: there is none to save")
     for remark in (*recipe.differences(original, cover), *original.notes):
         _say(f"warning: {remark}")
     with progress() as show:
@@ -340,8 +350,8 @@ def edit(
             show("Making the result larger")
             result = larger(result)
         save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
-    for name, path in found.items():
-        _save_found(result, name, path, force)
+        for name, path in found.items():
+            save_image(result.intermediates[name][0], path, settings=result.settings, overwrite=force)
     if ranked := result.intermediates.get("task"):
         _say("task: " + ", ".join(f"{name} ({share:.0%})" for name, share in ranked[0]))
     for warning in result.warnings:
@@ -363,15 +373,6 @@ def _load_upscaler(name: str, setup: Setup, recipe: "Recipe") -> "Callable[[Edit
     device = resolve_device(setup.device)
     upscaler = load_upscaler(name, device=device, dtype=resolve_dtype(recipe.dtype, device))
     return lambda result: enlarge(result, name, upscaler)
-
-
-def _save_found(result: "EditResult", name: str, path: Path, force: bool) -> None:
-    """What a method found on its way to the first variation."""
-    from wordbrush.provenance import save_image
-
-    if name not in result.intermediates:
-        raise UsageError(f"{result.settings['method']} finds no {name}: there is none to save")
-    save_image(result.intermediates[name][0], path, settings=result.settings, overwrite=force)
 
 
 @_edits
@@ -604,25 +605,26 @@ def batch(
     are reported, and tried again by the next run.
     """
     from wordbrush.batch import RESULTS, Batch
-    from wordbrush.editors import find_method
-    from wordbrush.editors.settings import make_settings
+    from wordbrush.editors import find_method, settings_for
     from wordbrush.recipe import Recipe
 
     recipe = setup.over(Recipe())
-    settings = make_settings(find_method(recipe.method).settings, setup.settings)
-    made_with = recipe.model_dump(mode="json", include={"model", "method", "lora", "concept", "config"})
-    if setup.translator != "tables":
-        made_with["translator"] = setup.translator
-    work = Batch(jobs, out, made_with=made_with | {"settings": asdict(settings)})
+    settings = settings_for(recipe.model, find_method(recipe.method), setup.settings)
+    decides = {"model", "method", "dtype", "lora", "concept", "config"}
+    made_with = recipe.model_dump(mode="json", include=decides)
+    made_with |= {"translator": setup.translator, "settings": asdict(settings)}
+    work = Batch(jobs, out, made_with=made_with)
     with progress() as show:
         show("Loading the model")
 
+        def on_step(row: int, info: "StepInfo") -> None:
+            show(f"Editing row {row + 1} of {work.num_rows}", info.step + 1, info.num_steps)
+
         def on_row(entry: dict[str, Any]) -> None:
-            show("Editing", entry["row"] + 1, work.num_rows)
             if entry["status"] == "failed":
                 _say(f"row {entry['row']} failed: {entry['error']}")
 
-        report = work.run(lambda: setup.load(recipe), on_row=on_row)
+        report = work.run(lambda: setup.load(recipe), on_row=on_row, on_step=on_step)
     print(f"{report.done} rows done, {report.failed} failed, {report.skipped} done before: {out / RESULTS}")
     if report.failed:
         raise typer.Exit(1)
@@ -640,7 +642,7 @@ def methods() -> None:
         if method.optional:
             print(f"  takes {', '.join(method.optional)}, too")
         for control in controls(method.settings):
-            print(f"  {control.flag:<20} {_describe(control)}")
+            print(f"  {control.flag:<20} {_describe(control, method.name)}")
 
 
 def _list_models(context: typer.Context) -> None:

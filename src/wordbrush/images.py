@@ -112,8 +112,7 @@ def normalise(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         raise ImageError(f"the picture is empty ({image.width}x{image.height})")
     try:
         profile = image.info.get("icc_profile")
-        image = _to_8_bit(_upright(image))
-        alpha = None
+        image, alpha = _to_8_bit(_upright(image)), _see_through_grey(image)
         if image.has_transparency_data:
             alpha = image.convert("RGBA").getchannel("A")
             image = image.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
@@ -249,10 +248,11 @@ def carry_detail(original: Tensor, reconstruction: Tensor, edited: Tensor) -> Te
     gain = (kept.movedim(1, -1)[..., None] * transform).flatten(-2).movedim(-1, 1)
     size = (original.shape[-2], original.shape[-1])
     result = resize(edited, size)
-    detail = original.float().cpu() - resize(reconstruction, size)
-    for i in range(9):  # one plane at a time: nine at 12 megapixels would be 430 MB
-        plane = F.interpolate(gain[:, i : i + 1], size, mode="bilinear", antialias=True)
-        result[:, i // 3].addcmul_(plane[:, 0], detail[:, i % 3])
+    for i in range(3):  # one plane at a time: every one at 12 megapixels has 48 MB
+        detail = original[:, i].float().cpu() - resize(reconstruction[:, i : i + 1], size)[:, 0]
+        for j in range(3):
+            plane = F.interpolate(gain[:, 3 * j + i, None], size, mode="bilinear", antialias=True)
+            result[:, j].addcmul_(plane[:, 0], detail)
     return result
 
 
@@ -281,10 +281,15 @@ def blend_mask(original: Image.Image, edited: Image.Image, mask: Image.Image) ->
         ImageError: the mask has another size.
     """
     weight = normalise(mask)[0].convert("L")
-    if weight.size != original.size:
-        sizes = "the mask is {}x{} but the picture is {}x{}".format(*weight.size, *original.size)
-        raise ImageError(f"{sizes}; they must have the same size")
+    check_mask(weight.size, original.size)
     return Image.composite(edited, original, weight)
+
+
+def check_mask(mask: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Raise an ImageError unless a mask has the width and height of its picture."""
+    if mask != picture:
+        sizes = "the mask is {}x{} but the picture {}x{}".format(*mask, *picture)
+        raise ImageError(f"{sizes}: they must be the same")
 
 
 def _mirrored(length: int, before: int, total: int) -> Tensor:
@@ -375,6 +380,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except (ValueError, TypeError, KeyError, SyntaxError, struct.error):  # a damaged EXIF block
         return image
+
+
+def _see_through_grey(image: Image.Image) -> Image.Image | None:
+    """The transparency of a 16-bit grey picture, one grey of which is transparent: lost with the 16 bits."""
+    grey = image.info.get("transparency")
+    if not image.mode.startswith("I") or not isinstance(grey, int):
+        return None
+    return Image.fromarray(np.where(np.asarray(_upright(image)) == grey, 0, 255).astype(np.uint8))
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

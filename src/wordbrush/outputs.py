@@ -29,14 +29,19 @@ def variation_paths(path: Path, count: int) -> list[Path]:
     return [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, count + 1))]
 
 
-def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
+def check_outputs(paths: Sequence[Path], *, force: bool, inputs: Sequence[Path] = ()) -> None:
     """Refuse outputs that could not be written, before anything is computed for them.
 
     Raises:
-        UsageError: A format that is not written, or a file that exists where `force` is not given.
+        UsageError: A format that is not written, a file that exists where `force` is not given, a name that
+            is given twice, or that of one of the `inputs`.
         OutputError: A folder that is missing or not writable.
     """
+    taken = {os.path.realpath(path) for path in inputs}
     for path in paths:
+        if os.path.realpath(path) in taken:
+            raise UsageError(f"{path} is given twice: name another file for the result")
+        taken.add(os.path.realpath(path))
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"cannot write {path}: the formats are {', '.join(SUFFIXES)}")
         try:

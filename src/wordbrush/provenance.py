@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The file name endings that can be written."""
 
+_TEMPORARY: Final = ".wordbrush-*.tmp"
 _PNG_KEY: Final = "wordbrush"
 _XMP: Final = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:wordbrush="urn:wordbrush:1">'
     "<wordbrush:provenance>{}</wordbrush:provenance></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
-_JPEG_SEGMENT: Final = 65_000  # bytes of EXIF that a JPEG can hold: a picture is not lost for want of more
+_JPEG_SEGMENT: Final = 65_000
+"""Bytes of EXIF, and of XMP, that a JPEG can hold: a picture is not lost because they are more."""
 # A pattern and not an XML parser: the file may come from anyone, and XML can be made to explode.
 _XMP_RECORD: Final = re.compile(r"<wordbrush:provenance>([^<]*)</wordbrush:provenance>")
 
@@ -48,7 +50,7 @@ def save_image(
 
     The record stands in an iTXt chunk "wordbrush" (PNG) or in XMP (JPEG, WebP). EXIF of the source goes
     along as `open_image` cleaned it: without the place and the orientation. JPEG has no transparency: the
-    picture gets white behind it.
+    picture gets white behind it; nor room for a record of more than 65 kB, which is then left out.
 
     Args:
         image: "RGB" or "RGBA", in sRGB.
@@ -103,7 +105,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Generator[IO[bytes]]:
     Raises:
         OutputError: `path` exists and `overwrite` is not set, or it cannot be written.
     """
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    temporary = path.with_name(_TEMPORARY.replace("*", uuid4().hex))
     try:
         if not overwrite and path.exists():
             raise OutputError(f"{path}: exists already")
@@ -120,6 +122,13 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Generator[IO[bytes]]:
             temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left of files that `atomic_file` wrote; none may be at work there."""
+    for path in folder.glob(_TEMPORARY):
+        with suppress(OSError):
+            path.unlink()
+
+
 def _options(kind: str, record: str, exif: bytes, quality: int) -> dict[str, Any]:
     if kind == "PNG":
         text = PngInfo()
@@ -129,8 +138,9 @@ def _options(kind: str, record: str, exif: bytes, quality: int) -> dict[str, Any
         options = {"xmp": _XMP.format(escape(record)).encode(), "quality": quality}
     if kind == "JPEG":
         options["subsampling"] = 0  # red edges on blue stay sharp
-    fits = kind != "JPEG" or len(exif) < _JPEG_SEGMENT
-    return options | ({"exif": exif} if exif and fits else {})
+    options |= {"exif": exif} if exif else {}
+    too_long = [name for name in ("exif", "xmp") if len(options.get(name, b"")) > _JPEG_SEGMENT]
+    return {name: value for name, value in options.items() if kind != "JPEG" or name not in too_long}
 
 
 def _plain(image: Image.Image, kind: str) -> Image.Image:

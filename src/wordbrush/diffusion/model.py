@@ -1,6 +1,7 @@
 """`LatentDiffusion`: a stock checkpoint of the Stable Diffusion family, loaded and ready to call."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,6 +262,8 @@ def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
 def _open_text_encoders(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Transformers would start missing weights at random without a word, so these are opened apart."""
     index = json.loads((path / "model_index.json").read_text())
+    if not isinstance(index, dict):
+        raise ModelError(f"the checkpoint {path} is damaged: its model_index.json holds no table")
     encoders: dict[str, Any] = {}
     for name, (_, kind) in ((n, v) for n, v in index.items() if n.startswith("text_encoder") and v[0]):
         encoders[name], report = getattr(transformers, kind).from_pretrained(
@@ -288,7 +291,7 @@ def _open_file(path: Path, config: str | Path | None, options: dict[str, Any]) -
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if path.suffix == ".ckpt":
-        weights = torch.load(path, map_location="meta", weights_only=True)
+        weights = _read_pickle(path)
         weights = weights.get("state_dict", weights)
         return {name: tuple(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
     from safetensors import safe_open
@@ -297,7 +300,22 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
 
 
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """The names and (without their values) the weights of a `.ckpt`; nothing in it is executed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            weights = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # whose text would advise to run what the file says
+        raise ModelError(f"{path} is damaged or holds more than weights: look for a .safetensors") from error
+    if not isinstance(weights, dict):
+        raise ModelError(f"{path} is not a checkpoint: it holds a {type(weights).__name__}")
+    return weights
+
+
 def _fuse_lora(pipe: Any, path: Path) -> None:
+    if not path.exists():
+        raise ModelError(f"there is no LoRA file {path}")
     try:
         with quiet():
             if (path / "adapter_config.json").is_file():

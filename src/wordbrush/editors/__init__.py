@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from wordbrush.editors.settings import (
     Text2LiveSettings,
     make_settings,
 )
-from wordbrush.errors import UsageError
+from wordbrush.errors import ModelError, UsageError
 from wordbrush.models import own_settings
 from wordbrush.types import Editor, EditRequest
 
@@ -36,6 +36,8 @@ class Method:
     """Fields of `EditRequest` that must be given, besides the picture."""
     optional: tuple[str, ...] = ()
     """Texts of `EditRequest` that it reads besides those."""
+    finds: str = ""
+    """The intermediate that `--save-mask` or `--save-layer` writes: "mask", "layer" or nothing."""
 
     def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
         """The fields of the settings dataclass, in order."""
@@ -92,6 +94,7 @@ METHODS = {
             "wordbrush.editors.diffedit:DiffEdit.load",
             needs=("target_caption",),
             optional=("source_caption",),
+            finds="mask",
         ),
         Method(
             "imagic",
@@ -106,6 +109,7 @@ METHODS = {
             Text2LiveSettings,
             "wordbrush.editors.text2live:Text2Live.load",
             needs=("source_caption", "target_caption"),
+            finds="layer",
         ),
     )
 }
@@ -116,6 +120,21 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def settings_for(model: str | Path, method: Method, given: Mapping[str, Any]) -> Any:
+    """A method's settings on a model: what is given, else as the checkpoint says, else the method's default.
+
+    Raises:
+        UsageError: an unknown setting, or a value out of range.
+        ModelError: what the checkpoint says of its settings is damaged.
+    """
+    own = own_settings(model, method.name)
+    try:
+        make_settings(method.settings, own)
+    except UsageError as error:
+        raise ModelError(f"the wordbrush.json of {model}: {error}") from error
+    return make_settings(method.settings, own | dict(given))
 
 
 def load(
@@ -150,7 +169,7 @@ def load(
         DeviceError: the device is not there.
     """
     chosen = find_method(method)
-    values = make_settings(chosen.settings, own_settings(model, method) | settings)
+    values = settings_for(model, chosen, settings)
     return chosen.load_factory()(
         model, values, device=device, dtype=dtype, offload=offload, lora=lora, concept=concept, config=config
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wordbrush import __version__, images
 from wordbrush.editors import Method
-from wordbrush.errors import ImageError, UsageError
+from wordbrush.errors import UsageError
 from wordbrush.types import MAX_VARIATIONS, EditRequest
 
 PROMPTS = ("instruction", "source_caption", "target_caption")
@@ -75,10 +75,5 @@ def describe_model(
 
 def _fit_mask(mask: Image.Image, rgb: Image.Image, fit: Callable[[Image.Image], images.Fit]) -> Tensor:
     white = images.normalise(mask)[0]
-    if white.size != rgb.size:
-        raise ImageError(f"the mask is {_side(white)} but the picture {_side(rgb)}: they must be the same")
+    images.check_mask(white.size, rgb.size)
     return fit(white).pixels
-
-
-def _side(picture: Image.Image) -> str:
-    return f"{picture.width}x{picture.height}"

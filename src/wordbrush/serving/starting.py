@@ -6,11 +6,10 @@ from typing import Any
 
 from wordbrush.controls import keep_nothing
 from wordbrush.diffusion.inversion_cache import default_folder as inversions
-from wordbrush.editors import find_method
-from wordbrush.editors.settings import make_settings
+from wordbrush.editors import find_method, settings_for
 from wordbrush.errors import UsageError
 from wordbrush.languages import TABLES
-from wordbrush.models import is_hub_id, own_settings, resolve
+from wordbrush.models import is_hub_id, resolve
 from wordbrush.serving.jobs import JobTable
 from wordbrush.serving.service import Keys, Limits, Service
 from wordbrush.serving.worker import Worker, WorkerOptions
@@ -51,7 +50,7 @@ def make_service(
     resolve(model)
     # What a method keeps for later edits would be made from strangers' pictures.
     given = keep_nothing(method.settings) | {name: value for name, value in load.items() if name not in _LOAD}
-    defaults = make_settings(method.settings, own_settings(model, method.name) | given)
+    defaults = settings_for(model, method, given)
     table = JobTable(folder, max_queue=max_queue)
     options = WorkerOptions(
         folder,

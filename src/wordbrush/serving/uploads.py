@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wordbrush.errors import ImageError, UsageError
-from wordbrush.images import Picture, open_image
+from wordbrush.images import Picture, check_mask, open_image
 from wordbrush.serving.replies import ApiError, error_response
 
 PICTURES = ("image", "mask")
@@ -155,9 +155,7 @@ def _open(upload: Upload, max_pixels: int, transparent_changes: bool) -> tuple[P
     if "mask" not in upload.pictures:
         return picture, None
     mask = open_image(upload.pictures["mask"], max_pixels=max_pixels).image
-    if mask.size != picture.image.size:
-        sides = [f"{image.width}x{image.height}" for image in (mask, picture.image)]
-        raise ImageError(f"the mask is {sides[0]} but the picture {sides[1]}: they must be the same")
+    check_mask(mask.size, picture.image.size)
     white = _opaque_stays(mask) if transparent_changes else mask.convert("RGB").convert("L")
     file = io.BytesIO()
     white.save(file, "PNG", compress_level=1)
