@@ -109,11 +109,12 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     describe = f"(?:(?:{'|'.join((*SIZES, *COLOURS))}) )*"
     thing = describe + _any(_canonical())
     variant = _any({name for kind in THINGS for name in kind.variants})
+    at_slot = "(?:on the (?:left|right|back)|in the middle)"
     slots = {
-        "old": thing, "other": thing, "plural": thing, "a_new": f"(?:an? )?{thing}",
+        "old": f"{thing}(?: {at_slot})?", "other": thing, "plural": thing, "a_new": f"(?:an? )?{thing}",
         "a_old": f"(?:an? )?{thing}",
         "colour": _any(COLOURS), "a_colour": f"an? {_any(COLOURS)}", "number": _any(NUMBERS),
-        "slot": "(?:left|right|middle|back)", "at_slot": "(?:on the (?:left|right|back)|in the middle)",
+        "slot": "(?:left|right|middle|back)", "at_slot": at_slot,
         "variant": variant, "a_variant": f"an? {variant}",
         "a_style": f"an? {_any(s for s in STYLES.values() if s)}",
         "a_place": _any(place_words(place)["a_place"] for place in PLACES),
@@ -151,5 +152,7 @@ def _plain(value: str) -> str:
         if value in place_words(place).values():
             return place
     value = re.sub(r"^(?:an? |on the |in the )", "", value)
+    if which := re.search(r" (?:on|in) the \w+$", value):  # the dog on the left
+        return _plain(value[: which.start()]) + which[0]
     longest = max((n for n in _canonical() if value.endswith(n)), key=len, default="")
     return value.removesuffix(longest) + _canonical()[longest] if longest else value

@@ -44,10 +44,9 @@ def coverage(text: str, known: Table) -> float:
     """Share of a text's words that a table knows."""
     if not known.spaces:
         return 0.0
-    simple = (
-        known.filler | known.lexicon | known.negations | {w for form in known.words for w in form.split()}
-    )
-    return _share(tidy(text, True).split(), simple)
+    simple = known.filler | known.lexicon | {w for form in known.words for w in form.split()}
+    words = tidy(text, True).split()
+    return _share(words, simple | {word for word in words if known.against(word)})
 
 
 def _share(words: list[str], known: frozenset[str] | set[str]) -> float:

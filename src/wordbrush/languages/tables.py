@@ -13,6 +13,10 @@ from wordbrush.languages.translation import Translation, TranslationError
 from wordbrush.languages.vocabulary import Phrase, Table, Word, english, table, tidy
 
 _QUOTED = re.compile(r"[“”„«「『\"]\s*([^“”„«»「」『』\"]+?)\s*[“”»」』\"]")
+_STOP = re.compile(r"[,;.!?，、。；！？\n]+")
+_STRICT = ("remove", "text_remove", "weather", "tone")
+"""What takes something away, or has an opposite: nothing may be left over that is not understood."""
+_OF_THE_PICTURE = ("place", "time", "weather", "style", "tone")
 _MOST = 16  # meanings of one instruction whose words have several
 _ARTICLE_AN = ("a", "e", "i", "o", "u")
 
@@ -82,9 +86,11 @@ class TableTranslator:
         known = table(language)
         plain, quoted = _without_quotes(text)
         tidied = tidy(plain, known.spaces)
-        best = min(readings(tidied, known, quoted), key=lambda reading: reading.cost, default=None)
+        best = _best(tidied, known, quoted)
         if best is not None and not best.rest:
             return Translation(best.english(), language, "tables")
+        if not quoted and (orders := _orders(plain, known)):
+            return Translation(" and ".join(orders), language, "tables")
         found = self._near(text, tidied, known, quoted, best)
         if found is None:
             raise TranslationError(_complaint(text, language, tidied, known, best))
@@ -93,7 +99,8 @@ class TableTranslator:
     def _near(
         self, text: str, tidied: str, known: Table, quoted: str, best: Reading | None
     ) -> Reading | None:
-        if self.encoder is None or known.negations & set(tidied.split()):
+        # What could turn the meaning around is never left to the encoder: "stop the rain" is near to "make it rain".
+        if self.encoder is None or (best is None and known.against(_without_words(tidied, known))):
             return None
         unknown = unexplained(tidied, known)
         if best is not None:
@@ -105,12 +112,68 @@ class TableTranslator:
             for reading in candidates
             for index in range(len(english()["english"][reading.operation]))
         ]
-        return nearest(self.encoder, text, wordings, sure=best is not None, unknown=bool(unknown))
+        found = nearest(self.encoder, text, wordings, sure=best is not None, unknown=bool(unknown))
+        return None if found is not None and found.rest and found.operation.startswith(_STRICT) else found
+
+
+def _best(text: str, known: Table, quoted: str = "") -> Reading | None:
+    return min(readings(text, known, quoted), key=lambda reading: reading.cost, default=None)
+
+
+def _exact(text: str, known: Table) -> Reading | None:
+    best = _best(text, known)
+    return best if best is not None and not best.rest else None
+
+
+def _orders(text: str, known: Table) -> list[str]:
+    """Several orders in one text, each in English; none if a part is not wholly understood."""
+    parts: list[str] = []
+    for piece in (tidy(piece, known.spaces) for piece in _STOP.split(text)):
+        parts += [piece] if _exact(piece, known) else _joined(piece, known)
+    parts = [part for part in parts if find(part, known) or _strange(part, known)]
+    if len(parts) < 2:
+        return []
+    # "entferne den Hund und die Katze", "狗和猫删掉": what stands once, before or behind, is meant for each.
+    head, tail = _outside(parts[0], known)[0], _outside(parts[-1], known)[1]
+    gap = " " if known.spaces else ""
+    found: list[str] = []
+    for index, part in enumerate(parts):
+        borrowed = [f"{head}{gap}{part}"] if index else []
+        borrowed += [f"{part}{gap}{tail}"] if index < len(parts) - 1 else []
+        order = next(filter(None, (_exact(form, known) for form in (part, *borrowed))), None)
+        if order is None:
+            return []
+        found.append(order.english())
+    return list(dict.fromkeys(found))
+
+
+def _joined(text: str, known: Table) -> list[str]:
+    """The text in parts, cut at the joining words between known words."""
+    spans = find(text, known)
+    parts: list[str] = []
+    start = 0
+    for first, second in itertools.pairwise(spans):
+        if found := known.joiners.search(text, first.end, second.start):
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
+    return [*parts, text[start:].strip()]
+
+
+def _outside(text: str, known: Table) -> tuple[str, str]:
+    """What stands before the first known word of a text, and behind the last."""
+    spans = find(text, known)
+    return (text[: spans[0].start].strip(), text[spans[-1].end :].strip()) if spans else ("", "")
+
+
+def _without_words(text: str, known: Table) -> str:
+    for span in reversed(find(text, known)):
+        text = f"{text[: span.start]}\n{text[span.end :]}"
+    return text
 
 
 def readings(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
     """Every reading whose words and phrase stand in the text, in order."""
-    spans = find(text, known)
+    text, spans = _once(text, known)
     for chosen in _groupings(text, spans, known):
         for phrase in known.phrases:
             reading = _match(phrase, text, chosen, known, quoted)
@@ -161,6 +224,17 @@ def _groupings(text: str, spans: Sequence[Span], known: Table) -> Iterator[list[
             yield merged
 
 
+def _once(text: str, known: Table) -> tuple[str, list[Span]]:
+    """The known words, and the text without what says the same again ("太暗了，亮一点": too dark, brighter)."""
+    kept: list[Span] = []
+    for span in find(text, known):
+        if span.word.kind in _OF_THE_PICTURE and span.word in [other.word for other in kept]:
+            text = text[: span.start] + "\n" * (span.end - span.start) + text[span.end :]
+        else:
+            kept.append(span)
+    return text, kept
+
+
 def _join(text: str, first: Span, second: Span, known: Table) -> Span | None:
     between = text[first.end : second.start].split() if known.spaces else [text[first.end : second.start]]
     if any(part and part not in known.particles for part in between):
@@ -192,10 +266,15 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
         found = literal.search(gap)
         if found is None:
             return None
-        rest += _strange(_cut(gap, found), known)
+        left = _cut(gap, found)
+        if known.against(left):
+            return None
+        rest += _strange(left, known)
         explained += sum(map(len, found.groups()))
     words = {name: span.described + span.word.value for name, span in zip(names, spans, strict=True)}
     operation = phrase.operation
+    if operation == "dispel":
+        return _dispelled(words["weather"], rest, explained)
     if operation in ("time", "weather", "tone"):
         operation = f"{operation}.{words[operation]}"
     elif operation == "change":
@@ -203,6 +282,11 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
     if operation == "pose" and words.get("thing") == "face":
         return None
     return Reading(operation, words | ({"word": quoted} if quoted else {}), tuple(rest), explained)
+
+
+def _dispelled(weather: str, rest: list[str], explained: int) -> Reading | None:
+    """What takes bad weather away; the absence of fine weather is no weather of the storybook."""
+    return None if weather == "clear" else Reading("weather.clear", {}, tuple(rest), explained)
 
 
 def _cut(gap: str, found: re.Match[str]) -> str:
@@ -224,15 +308,12 @@ def _strange(text: str, known: Table, also: frozenset[str] = frozenset()) -> lis
 
 def unexplained(text: str, known: Table) -> tuple[str, ...]:
     """What of a text is in no table of its language."""
-    spans = find(text, known)
-    for span in reversed(spans):
-        text = f"{text[: span.start]}\n{text[span.end :]}"
-    return tuple(_strange(text, known, known.lexicon))
+    return tuple(_strange(_without_words(text, known), known, known.lexicon))
 
 
 def possible(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
     """Every reading that uses exactly the known words, whatever else the text says."""
-    for spans in _groupings(text, find(text, known), known):
+    for spans in _groupings(*_once(text, known), known):
         kinds = sorted(span.word.kind for span in spans)
         for operation, names in _SIGNATURES.items():
             wanted = sorted(name for name in names if name != "word")
@@ -250,7 +331,7 @@ def possible(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:
 
 # Not those of two things: which one replaces the other is never guessed.
 _SIGNATURES: dict[str, tuple[str, ...]] = {
-    "remove": ("thing",), "add_at": ("thing", "slot"), "add": ("thing",),
+    "remove": ("thing",), "remove_at": ("thing", "slot"), "add_at": ("thing", "slot"), "add": ("thing",),
     "recolour": ("thing", "colour"), "bigger": ("thing",), "smaller": ("thing",), "move": ("thing", "slot"),
     "count": ("number", "thing"), "pose": ("thing", "pose"),
     "expression": ("thing", "expression"), "expression_alone": ("expression",), "background": ("place",),
@@ -266,6 +347,7 @@ _SIGNATURES: dict[str, tuple[str, ...]] = {
 
 def _complaint(text: str, language: str, tidied: str, known: Table, best: Reading | None) -> str:
     parts = unexplained(tidied, known) or (best.rest if best is not None else ())
+    parts = parts or tuple(known.against(_without_words(tidied, known)))
     what = ", ".join(f"“{part}”" for part in parts) or f"what “{text}” asks for"
     return f"not understood ({language}): {what}; say it in English, or name a --translator"
 

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -74,10 +75,17 @@ class Table:
     """What a word can mean besides: French "rose" is a flower and a colour."""
     filler: frozenset[str]
     particles: frozenset[str]
-    negations: frozenset[str]
+    contraries: re.Pattern[str]
+    """Finds negations, exceptions, and words of removing or lessening, in its first group."""
     phrases: tuple[Phrase, ...]
     lexicon: frozenset[str]
     """Every word of the literals."""
+    joiners: re.Pattern[str]
+    """Finds words that join two orders or two things."""
+
+    def against(self, text: str) -> list[str]:
+        """The words of a tidied text that could turn what it asks for into its contrary."""
+        return [found[1] for found in self.contraries.finditer(text) if found[1]]
 
 
 def languages() -> tuple[str, ...]:
@@ -105,9 +113,32 @@ def table(language: str) -> Table:
     raw = _read(language) if language in languages() else {}
     spaces = bool(raw.get("spaces", language not in _UNSPACED))
     phrases, lexicon = _phrases(raw, spaces)
-    short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles", "negations")}
+    short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles")}
     words, seconds = _words(language, raw, spaces)
-    return Table(language, spaces, words, seconds, phrases=phrases, lexicon=lexicon, **short)
+    contraries = _contraries(raw.get("contraries", ()), short["filler"], spaces)
+    joiners = re.compile("|".join(_whole(tidy(word, spaces), spaces) for word in raw.get("joiners", ())) or "$^")
+    return Table(
+        language, spaces, words, seconds, **short, contraries=contraries, phrases=phrases, lexicon=lexicon,
+        joiners=joiners,
+    )  # fmt: skip
+
+
+def _contraries(words: Sequence[str], filler: frozenset[str], spaces: bool) -> re.Pattern[str]:
+    """Where blanks are written, `quit*` stands for all words that begin so; elsewhere any part of the text counts.
+
+    Filler that only looks like a contrary (zh 能不能, "can you") is passed over.
+    """
+    listed = [(tidy(word, spaces), word.endswith("*")) for word in words]
+    contrary = "|".join(_whole(word, spaces, begins) for word, begins in listed) or "$^"
+    plain = re.compile(contrary)
+    harmless = [word for word in filler if (found := plain.search(word)) and found[0] != word]
+    harmless.sort(key=len, reverse=True)
+    return re.compile("|".join([*(_whole(word, spaces) for word in harmless), f"({contrary})"]))
+
+
+def _whole(word: str, spaces: bool, begins: bool = False) -> str:
+    end = r"\w*\b" if begins else r"\b"
+    return rf"\b{re.escape(word)}{end}" if spaces else re.escape(word)
 
 
 def _read(language: str) -> dict[str, Any]:
