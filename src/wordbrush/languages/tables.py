@@ -16,6 +16,7 @@ _QUOTED = re.compile(r"[“”„«「『\"]\s*([^“”„«»「」『』\"]+?
 _STOP = re.compile(r"[,;.!?，、。；！？\n]+")
 _STRICT = ("remove", "text_remove", "weather", "tone")
 """What takes something away, or has an opposite: nothing may be left over that is not understood."""
+_REMOVING = ("remove", "remove_at", "text_remove", "dispel")
 _OF_THE_PICTURE = ("place", "time", "weather", "style", "tone")
 _MOST = 16  # meanings of one instruction whose words have several
 _ARTICLE_AN = ("a", "e", "i", "o", "u")
@@ -130,20 +131,20 @@ def _orders(text: str, known: Table) -> list[str]:
     parts: list[str] = []
     for piece in (tidy(piece, known.spaces) for piece in _STOP.split(text)):
         parts += [piece] if _exact(piece, known) else _joined(piece, known)
-    parts = [part for part in parts if find(part, known) or _strange(part, known)]
+    parts = [part for part in parts if find(part, known) or _strange(part, known, known.filler)]
     if len(parts) < 2:
         return []
-    # "entferne den Hund und die Katze", "狗和猫删掉": what stands once, before or behind, is meant for each.
-    head, tail = _outside(parts[0], known)[0], _outside(parts[-1], known)[1]
+    # "entferne den Hund und die Katze", "狗和猫删掉": what stands once, before or behind, may be meant for each.
+    sides = [_outside(part, known) for part in parts]
     gap = " " if known.spaces else ""
     found: list[str] = []
     for index, part in enumerate(parts):
-        borrowed = [f"{head}{gap}{part}"] if index else []
-        borrowed += [f"{part}{gap}{tail}"] if index < len(parts) - 1 else []
-        order = next(filter(None, (_exact(form, known) for form in (part, *borrowed))), None)
-        if order is None:
+        forms = [part, *(f"{head}{gap}{part}" for head, _ in sides[:index] if head)]
+        forms += [f"{part}{gap}{tail}" for _, tail in sides[index + 1 :] if tail]
+        meant = {order.english() for form in forms if (order := _exact(form, known))}
+        if len(meant) != 1:  # "quita el perro y la lluvia" is no wish for rain
             return []
-        found.append(order.english())
+        found += meant
     return list(dict.fromkeys(found))
 
 
@@ -254,6 +255,7 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
         kind for kind in phrase.kinds if kind != "word"
     ):
         return None
+    filler = known.filler - known.changing if phrase.operation in _REMOVING else known.filler
     rest: list[str] = []
     explained = 0
     if quoted:  # the text around a quoted word is looked at as a whole
@@ -269,7 +271,7 @@ def _match(phrase: Phrase, text: str, spans: Sequence[Span], known: Table, quote
         left = _cut(gap, found)
         if known.against(left):
             return None
-        rest += _strange(left, known)
+        rest += _strange(left, known, filler)
         explained += sum(map(len, found.groups()))
     words = {name: span.described + span.word.value for name, span in zip(names, spans, strict=True)}
     operation = phrase.operation
@@ -297,9 +299,9 @@ def _cut(gap: str, found: re.Match[str]) -> str:
     return "".join(kept)
 
 
-def _strange(text: str, known: Table, also: frozenset[str] = frozenset()) -> list[str]:
-    """What of a text is no filler (and none of `also`)."""
-    words = sorted(known.filler | known.particles | also, key=len, reverse=True)
+def _strange(text: str, known: Table, filler: frozenset[str]) -> list[str]:
+    """What of a text is no filler."""
+    words = sorted(filler | known.particles, key=len, reverse=True)
     if words:
         edge = r"\b" if known.spaces else ""
         text = re.sub(f"{edge}(?:{'|'.join(map(re.escape, words))}){edge}", "\n", text)
@@ -308,7 +310,7 @@ def _strange(text: str, known: Table, also: frozenset[str] = frozenset()) -> lis
 
 def unexplained(text: str, known: Table) -> tuple[str, ...]:
     """What of a text is in no table of its language."""
-    return tuple(_strange(_without_words(text, known), known, known.lexicon))
+    return tuple(_strange(_without_words(text, known), known, known.filler | known.lexicon))
 
 
 def possible(text: str, known: Table, quoted: str = "") -> Iterator[Reading]:

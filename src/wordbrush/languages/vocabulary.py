@@ -75,6 +75,8 @@ class Table:
     """What a word can mean besides: French "rose" is a flower and a colour."""
     filler: frozenset[str]
     particles: frozenset[str]
+    changing: frozenset[str]
+    """Filler that is none beside a removal: "do not want to *change* the dog"."""
     contraries: re.Pattern[str]
     """Finds negations, exceptions, and words of removing or lessening, in its first group."""
     phrases: tuple[Phrase, ...]
@@ -113,7 +115,7 @@ def table(language: str) -> Table:
     raw = _read(language) if language in languages() else {}
     spaces = bool(raw.get("spaces", language not in _UNSPACED))
     phrases, lexicon = _phrases(raw, spaces)
-    short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles")}
+    short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles", "changing")}
     words, seconds = _words(language, raw, spaces)
     contraries = _contraries(raw.get("contraries", ()), short["filler"], spaces)
     joiners = re.compile("|".join(_whole(tidy(word, spaces), spaces) for word in raw.get("joiners", ())) or "$^")
