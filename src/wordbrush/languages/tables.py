@@ -18,6 +18,7 @@ _STRICT = ("remove", "text_remove", "weather", "tone")
 """What takes something away, or has an opposite: nothing may be left over that is not understood."""
 _REMOVING = ("remove", "remove_at", "text_remove", "dispel")
 _OF_THE_PICTURE = ("place", "time", "weather", "style", "tone")
+_MOST_ORDERS = 4
 _MOST = 16  # meanings of one instruction whose words have several
 _ARTICLE_AN = ("a", "e", "i", "o", "u")
 
@@ -100,7 +101,7 @@ class TableTranslator:
     def _near(
         self, text: str, tidied: str, known: Table, quoted: str, best: Reading | None
     ) -> Reading | None:
-        # What could turn the meaning around is never left to the encoder: "stop the rain" is near to "make it rain".
+        # What could turn the meaning around is not for the encoder: to it, "stop the rain" is "make it rain".
         if self.encoder is None or (best is None and known.against(_without_words(tidied, known))):
             return None
         unknown = unexplained(tidied, known)
@@ -127,14 +128,20 @@ def _exact(text: str, known: Table) -> Reading | None:
 
 
 def _orders(text: str, known: Table) -> list[str]:
-    """Several orders in one text, each in English; none if a part is not wholly understood."""
+    """Several orders in one text, each in English; none if there are not several.
+
+    Raises:
+        TranslationError: A part of several is not wholly understood.
+    """
     parts: list[str] = []
     for piece in (tidy(piece, known.spaces) for piece in _STOP.split(text)):
         parts += [piece] if _exact(piece, known) else _joined(piece, known)
     parts = [part for part in parts if find(part, known) or _strange(part, known, known.filler)]
-    if len(parts) < 2:
+    if sum(bool(find(part, known)) for part in parts) < 2:
         return []
-    # "entferne den Hund und die Katze", "狗和猫删掉": what stands once, before or behind, may be meant for each.
+    if len(parts) > _MOST_ORDERS:
+        raise TranslationError(f"not understood ({known.language}): more than {_MOST_ORDERS} orders at once")
+    # What stands once, before or behind, may be meant for each: "entferne den Hund und die Katze".
     sides = [_outside(part, known) for part in parts]
     gap = " " if known.spaces else ""
     found: list[str] = []
@@ -143,7 +150,7 @@ def _orders(text: str, known: Table) -> list[str]:
         forms += [f"{part}{gap}{tail}" for _, tail in sides[index + 1 :] if tail]
         meant = {order.english() for form in forms if (order := _exact(form, known))}
         if len(meant) != 1:  # "quita el perro y la lluvia" is no wish for rain
-            return []
+            raise TranslationError(_complaint(part, known.language, part, known, _best(part, known)))
         found += meant
     return list(dict.fromkeys(found))
 
@@ -226,7 +233,7 @@ def _groupings(text: str, spans: Sequence[Span], known: Table) -> Iterator[list[
 
 
 def _once(text: str, known: Table) -> tuple[str, list[Span]]:
-    """The known words, and the text without what says the same again ("太暗了，亮一点": too dark, brighter)."""
+    """The text without what says the same again (太暗了，亮一点: too dark, brighter), and its known words."""
     kept: list[Span] = []
     for span in find(text, known):
         if span.word.kind in _OF_THE_PICTURE and span.word in [other.word for other in kept]:

@@ -21,6 +21,7 @@ VARIANTS = {"es-mx": "es", "zh-hant": "zh"}
 """emojibase's names of languages that share the tables of another one."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_NOTHING = r"(?!)"
 _UNSPACED = ("ja", "th", "zh")
 
 
@@ -118,7 +119,8 @@ def table(language: str) -> Table:
     short = {name: _tidied(raw.get(name, ()), spaces) for name in ("filler", "particles", "changing")}
     words, seconds = _words(language, raw, spaces)
     contraries = _contraries(raw.get("contraries", ()), short["filler"], spaces)
-    joiners = re.compile("|".join(_whole(tidy(word, spaces), spaces) for word in raw.get("joiners", ())) or "$^")
+    joining = [_whole(tidy(word, spaces), spaces) for word in raw.get("joiners", ())]
+    joiners = re.compile("|".join(joining) or _NOTHING)
     return Table(
         language, spaces, words, seconds, **short, contraries=contraries, phrases=phrases, lexicon=lexicon,
         joiners=joiners,
@@ -126,12 +128,12 @@ def table(language: str) -> Table:
 
 
 def _contraries(words: Sequence[str], filler: frozenset[str], spaces: bool) -> re.Pattern[str]:
-    """Where blanks are written, `quit*` stands for all words that begin so; elsewhere any part of the text counts.
+    """Where blanks are written, `quit*` is all words that begin so; elsewhere any part of the text counts.
 
     Filler that only looks like a contrary (zh 能不能, "can you") is passed over.
     """
     listed = [(tidy(word, spaces), word.endswith("*")) for word in words]
-    contrary = "|".join(_whole(word, spaces, begins) for word, begins in listed) or "$^"
+    contrary = "|".join(_whole(word, spaces, begins) for word, begins in listed) or _NOTHING
     plain = re.compile(contrary)
     harmless = [word for word in filler if (found := plain.search(word)) and found[0] != word]
     harmless.sort(key=len, reverse=True)
