@@ -11,6 +11,7 @@ that a busy moment of the machine does not fall on one of them alone:
     wordbrush        `wordbrush.load(...).edit(...)` as a user calls it
 
 Ratios are medians over the rounds of (other arm / wordbrush). Memory is the process's peak resident size.
+Then how far one noise prediction in bfloat16 is from float32's, as a part of its norm.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def main() -> None:
     }
     for name, result in report["models"].items():
         print_table(name, result)
+        errors = ", ".join(f"{error:.4f} at {t}" for t, error in result["bfloat16_error"].items())
+        print(f"  one prediction in bfloat16, relative error by timestep: {errors}")
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -80,7 +83,28 @@ def measure(model: str, steps: int, rounds: int) -> dict[str, Any]:
             "ratio": statistics.median(ratios),
             "peak_mib": answers[-1][arm]["peak_mib"],
         }
-    return result
+    return result | {"bfloat16_error": rounding(checkpoint(model))}
+
+
+def rounding(folder: Path) -> dict[int, float]:
+    """Timestep -> the relative error of one noise prediction in bfloat16."""
+    exact, rounded = predictions(folder, "float32"), predictions(folder, "bfloat16")
+    return {t: ((rounded[t] - exact[t]).norm() / exact[t].norm()).item() for t in exact}
+
+
+def predictions(folder: Path, dtype: str) -> dict[int, Any]:
+    """Timestep -> what the U-Net predicts for the same noise."""
+    import torch
+
+    import wordbrush
+
+    editor: Any = wordbrush.load(folder, device="cpu", dtype=dtype)
+    model = editor.model
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, model.unet.config.in_channels, 16, 16, generator=generator).to(model.unet.dtype)
+    text = model.encode_text([INSTRUCTION] * 4).tokens
+    with torch.inference_mode():
+        return {t: model.unet(noise, t, text).sample.float() for t in (50, 300, 700, 950)}
 
 
 def start(arm: str, model: str, steps: int) -> subprocess.Popen[str]:
