@@ -715,21 +715,38 @@ def assemble_model(
 @_edits
 def ui(
     setup: Setup,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model that visitors may choose; may be given more than once."),
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other computers in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
 ) -> None:
-    """Show a page in the browser that edits pictures."""
+    """Show the studio: a page in the browser that edits pictures by words."""
     try:
         from wordbrush.serving.web import serve
     except ModuleNotFoundError as error:
         raise WordbrushError("the page needs gradio: pip install 'wordbrush[ui]'") from error
     from wordbrush.editors import find_method
+    from wordbrush.editors.settings import make_settings
+    from wordbrush.models import own_settings
     from wordbrush.recipe import Recipe
+    from wordbrush.serving.menu import Menu
 
     recipe = setup.over(Recipe())
-    method = find_method(recipe.method)
-    setup = setup.keeping_nothing(recipe.method)  # a visitor's picture could be made from it again
-    serve(setup.load(recipe), texts=(*method.needs, *method.optional), host=host, port=port)
+    make_settings(find_method(recipe.method).settings, setup.settings)  # says what is wrong before loading
+
+    def load(model: str, method: str) -> "Editor":
+        # nothing is kept: a visitor's picture could be made from it again
+        return setup.narrowed(method).load(recipe.model_copy(update={"model": model, "method": method}))
+
+    def defaults(model: str, method: str) -> Any:
+        given = own_settings(model, method) | setup.narrowed(method).settings
+        return make_settings(find_method(method).settings, given)
+
+    menu = Menu([recipe.model, *(also or [])], load, defaults, first=recipe.method)
+    menu.editor(menu.models[0], recipe.method)  # at once: the first visitor need not wait
+    serve(menu, host=host, port=port)
 
 
 @_edits

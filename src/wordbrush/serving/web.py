@@ -1,74 +1,79 @@
-"""`wordbrush ui`: one page that edits a picture by an instruction."""
+"""`wordbrush ui`: the studio, a page that edits pictures by words. Its layout and its wiring."""
 
-import shutil
-import tempfile
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
-from threading import Event
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
-from gradio.themes import Soft
+from gradio.themes import Base, Color
 
-from wordbrush.controls import Control, controls
-from wordbrush.errors import UsageError, WordbrushError
-from wordbrush.images import open_image
-from wordbrush.outputs import save_result
-from wordbrush.types import Editor, EditRequest, StepInfo
+from wordbrush.editors import Method
+from wordbrush.errors import WordbrushError
+from wordbrush.serving import history
+from wordbrush.serving.actions import BRUSH, CLICK, MASK, PICTURE, TEXTS, Actions, Stage
+from wordbrush.serving.examples import INSTRUCTIONS, PICTURES
+from wordbrush.serving.knobs import make_knobs
+from wordbrush.serving.menu import Menu
+from wordbrush.serving.visits import Visits
 
-EXAMPLES = (
-    "make it night",
-    "let it snow",
-    "turn it into a pencil sketch",
-    "make it a watercolour painting",
-    "turn the dog into a cat",
-    "make the car red",
-    "remove the tree",
-    "change the background to a beach",
-)
+MAX_VARIATIONS = 8
+"""That a visitor may ask for at once."""
 
-_TEXTS = ("instruction",)
-_PLACEHOLDERS = {
-    "instruction": "make it night",
-    "source_caption": "What the picture shows: a dog on a beach",
-    "target_caption": "What the result shall show: a panda on a beach",
+_FOLDER = Path(str(files("wordbrush"))) / "serving"
+_LABELS = {
+    "instruction": ("What should change?", "make it night – in any language"),
+    "source_caption": ("What the picture shows", "a dog in a meadow"),
+    "target_caption": ("What the result shall show", "a dog in a meadow at night"),
 }
-
-_INTRO = """# Wordbrush
-Edit a picture by saying what should change. It all happens on the computer that serves this page."""
-_THEME = Soft(primary_hue="violet", font=["system-ui", "sans-serif"], font_mono=["monospace"])
-_CSS = ".gradio-container {max-width: 1180px !important; margin: auto}"
 _DAY = 24 * 60 * 60
+_FONT = ["system-ui", "sans-serif"]
+_VIOLET = Color(
+    "#f6f4ff", "#ece8ff", "#d9d1ff", "#bcaeff", "#9a84fb", "#7c5cf3", "#6a41e6", "#5832c7", "#4829a1", "#3b2480",
+    "#241455",
+)  # fmt: skip
+_THEME = Base(primary_hue=_VIOLET, neutral_hue="slate", radius_size="lg", font=_FONT, font_mono=["monospace"])
+_HEADER = """
+<div class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 23c0-5 3-6 5-6 3 0 5 2 5 5 0 4-4 6-10 6 \
+1-1 0-3 0-5Z"/><path d="M13 16 25 4c1-1 4 1 3 3L17 20c-1-2-2-3-4-4Z"/></svg><h1>Wordbrush</h1></div>"""
+_INTRO = """
+<h2>Say what should change.</h2>
+<p>Drop a picture, describe the edit in your own words and language, and brush on from there.
+Everything happens on the computer that serves this page; your pictures are deleted when you leave.</p>"""
 
 
-def serve(
-    editor: Editor, *, texts: Sequence[str] = _TEXTS, host: str = "127.0.0.1", port: int = 7860
-) -> None:
+def serve(menu: Menu, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Show the page until Ctrl-C.
 
     Args:
-        editor: makes the edits, one at a time for all visitors.
-        texts: the fields of `EditRequest` that the visitor fills in.
-        host: the address to listen on; the default is reachable from this computer alone.
-        port: the port to listen on.
+        menu: What visitors may choose from.
+        host: The address to listen on; the default is reachable from this computer alone.
+        port: The port to listen on.
 
     Raises:
-        WordbrushError: the address or the port cannot be had.
+        WordbrushError: The address or the port cannot be had.
     """
-    page = build(editor, texts)
+    page, visits = build(menu)
     try:
         _, url, _ = launch(page, host=host, port=port)
         print(f"Wordbrush is at {url} (Ctrl-C to stop)", flush=True)
         while True:
             time.sleep(1)
     finally:
+        visits.end_all()
         page.close(verbose=False)
 
 
 def launch(page: gr.Blocks, *, host: str, port: int | None) -> tuple[Any, str, str]:
-    """Start the page's server in a thread; returns what `gradio.Blocks.launch` does."""
+    """Start the page's server in a thread; returns what `gradio.Blocks.launch` does.
+
+    Raises:
+        WordbrushError: The address or the port cannot be had.
+    """
     try:
         return page.launch(
             server_name=host,
@@ -76,195 +81,293 @@ def launch(page: gr.Blocks, *, host: str, port: int | None) -> tuple[Any, str, s
             prevent_thread_lock=True,
             quiet=True,
             share=False,
-            show_error=True,
+            show_error=False,  # what is not for the visitor stays in the server's log
             footer_links=[],
             theme=_THEME,
-            css=_CSS,
+            css_paths=_FOLDER / "studio.css",
+            js=(_FOLDER / "studio.js").read_text(encoding="utf-8"),
         )
     except (OSError, ValueError) as error:  # gradio says either when the page does not answer
         raise WordbrushError(f"cannot listen at {host}, port {port}: try another --port") from error
 
 
-def build(editor: Editor, texts: Sequence[str] = _TEXTS) -> gr.Blocks:
-    """The page for an editor; its settings, and the texts that it needs, become the page's controls."""
-    events = _Events(editor)
+def build(menu: Menu) -> tuple[gr.Blocks, Visits]:
+    """The page, and who is there."""
+    stage = Stage()
     with gr.Blocks(title="Wordbrush", analytics_enabled=False, delete_cache=(_DAY, _DAY)) as page:
-        gr.Markdown(_INTRO)
-        with gr.Row(equal_height=False):
-            with gr.Column():
-                inputs, start, cancel = _input_column(editor, texts)
-            with gr.Column():
-                slider = gr.ImageSlider(
-                    label="Before and after", height=500, max_height=500, interactive=False
-                )
-                status = gr.Markdown()
-                download = gr.DownloadButton("Download the result", interactive=False)
-        ready: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=True), gr.Button(interactive=False))}
-        busy: dict[str, Any] = {"fn": lambda: (gr.Button(interactive=False), gr.Button(interactive=True))}
-        buttons: dict[str, Any] = {"outputs": [start, cancel], "queue": False, "api_visibility": "private"}
-        begun = gr.on([start.click, *(inputs[name].submit for name in texts)], **busy, **buttons)
-        work = begun.then(
-            events.edit,
-            inputs_kwargs=inputs,
-            outputs=[slider, download, status],
-            show_progress_on=slider,
-            api_name="edit",
-        )
-        work.success(
-            lambda: gr.DownloadButton(interactive=True),
-            outputs=[download],
-            queue=False,
-            api_visibility="private",
-        )
-        work.then(**ready, **buttons)
-        cancel.click(events.cancel, outputs=[status], queue=False, cancels=[work], api_name="cancel").then(
-            **ready, **buttons
-        )
-        page.unload(events.leave)
-    return page
+        # Within gradio's folder: of files from elsewhere it would make copies, which nobody deletes in time.
+        visits = Visits(Path(page.GRADIO_CACHE) / f"wordbrush-{uuid4().hex}")
+        actions = Actions(menu, visits, stage)
+        opener, new = _header()
+        examples = _welcome(stage)
+        with gr.Column(visible=False, elem_id="studio") as stage.studio, gr.Row(elem_id="columns"):
+            with gr.Column(scale=7, min_width=340):
+                how, run, cancel, chips = _canvas(stage)
+            with gr.Column(scale=4, min_width=320, elem_id="panel"):
+                save, captions = _panel(stage, menu)
+        _wire_pictures(stage, actions, opener, new, examples)
+        _wire_edits(stage, actions, run, cancel, chips, captions)
+        _wire_history(stage, actions, save)
+        _wire_masks(stage, actions, how)
+        page.unload(actions.leave)
+    return page, visits
 
 
-def _input_column(editor: Editor, texts: Sequence[str]) -> tuple[dict[str, Any], gr.Button, gr.Button]:
-    picture = gr.Image(
-        label="Picture", type="filepath", image_mode=None, height=360, sources=["upload", "clipboard"]
+def _header() -> tuple[gr.UploadButton, gr.Button]:
+    with gr.Row(elem_id="header"):
+        gr.HTML(_HEADER, elem_classes="grow")
+        opener = gr.UploadButton("Open a session", file_types=[".session"], size="sm", variant="secondary")
+        new = gr.Button("New picture", size="sm", variant="secondary", elem_id="new")
+        gr.Button("◐", size="sm", elem_id="theme", variant="secondary")
+    return opener, new
+
+
+def _welcome(stage: Stage) -> gr.Gallery:
+    with gr.Column(elem_id="welcome") as stage.welcome:
+        gr.HTML(_INTRO)
+        stage.drop = gr.Image(
+            label="Picture",
+            type="filepath",
+            image_mode=None,
+            height=300,
+            sources=["upload", "clipboard", "webcam"],
+            placeholder="# Drop a picture here\nor click to choose one; paste and camera are below",
+            elem_id="drop",
+        )
+        return gr.Gallery(
+            [(str(path), text) for path, text in PICTURES],
+            label="Or begin with an example",
+            columns=4,
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            height="auto",
+            elem_id="examples",
+        )
+
+
+def _canvas(stage: Stage) -> tuple[gr.Radio, gr.Button, gr.Button, gr.Dataset]:
+    """The picture, and below it what is said about it."""
+    with gr.Tabs(elem_id="tabs") as stage.tabs:
+        with gr.Tab("Picture", id=PICTURE):
+            _pictures(stage)
+        with gr.Tab("Mask", id=MASK, elem_id="mask-tab") as stage.mask_tab:
+            how = _mask(stage)
+    with gr.Row(elem_id="mask-note"):
+        stage.mask_note = gr.HTML()
+        stage.clear_mask = gr.Button("Clear the mask", size="sm", visible=False, min_width=120, scale=0)
+    stage.texts = {name: _text(name) for name in TEXTS}
+    with gr.Row(elem_id="go"):
+        run = gr.Button("Edit", variant="primary", elem_id="run", scale=3)
+        cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False, scale=1)
+    stage.notice = gr.HTML(elem_id="notice")
+    with gr.Row(elem_id="advice"):
+        stage.advice = gr.HTML()
+        stage.heed = gr.Button("Try that", size="sm", visible=False, scale=0, min_width=110)
+    stage.correct = gr.Button(size="sm", visible=False)
+    stage.gallery = gr.Gallery(
+        label="Variations: choose one", columns=4, allow_preview=False, visible=False, interactive=False,
+        height="auto", buttons=[], elem_id="variations",
+    )  # fmt: skip
+    chips = gr.Dataset(
+        components=["textbox"],
+        samples=[[text] for text in INSTRUCTIONS],
+        label="For example",
+        elem_id="chips",
     )
-    fields = {name: _text_field(name) for name in texts}
+    return how, run, cancel, chips
+
+
+def _pictures(stage: Stage) -> None:
+    stage.view = gr.Image(
+        label="Picture", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="view",
+        alt_text="Your picture",
+    )  # fmt: skip
+    stage.slider = gr.ImageSlider(
+        label="Before and after", show_label=False, interactive=False, buttons=["fullscreen"], visible=False,
+        elem_id="slider", type="filepath", image_mode=None, max_height=620,
+    )  # fmt: skip
+    stage.live = gr.HTML(visible=False, elem_id="live")
+
+
+def _mask(stage: Stage) -> gr.Radio:
+    how = gr.Radio([CLICK, BRUSH], value=CLICK, label="What may change", elem_id="how")
+    stage.clicker = gr.Image(
+        show_label=False, label="Click what may change", interactive=False, buttons=[], elem_id="clicker",
+        alt_text="Your picture: click what may change",
+    )  # fmt: skip
+    stage.masker = gr.ImageMask(
+        show_label=False, label="Brush over what may change", type="pil", sources=(), transforms=(), buttons=[],
+        brush=gr.Brush(colors=["#8b5cf6"], color_mode="fixed"), visible=False, elem_id="masker", interactive=True,
+    )  # fmt: skip
+    return how
+
+
+def _text(name: str) -> gr.Textbox:
+    label, example = _LABELS[name]
+    return gr.Textbox(label=label, placeholder=example, max_lines=3, elem_id=name.replace("_", "-"))
+
+
+def _panel(stage: Stage, menu: Menu) -> tuple[gr.Button, dict[str, gr.Textbox]]:
+    with gr.Tabs(elem_id="panel-tabs"):
+        with gr.Tab("History"):
+            save = _history(stage)
+        with gr.Tab("Settings"):
+            _settings(stage, menu)
+        with gr.Tab("Explore"):
+            captions = _explorer(stage)
+    return save, captions
+
+
+def _history(stage: Stage) -> gr.Button:
+    stage.history = gr.HTML(js_on_load=history.LISTEN, elem_id="history")
     with gr.Row():
-        start = gr.Button("Edit", variant="primary")
-        cancel = gr.Button("Cancel", variant="stop", interactive=False)
-    if "instruction" in fields:
-        gr.Examples([[text] for text in EXAMPLES], [fields["instruction"]], label="For example")
-    with gr.Accordion("Settings", open=False):
-        info = "The same seed gives the same result"
-        seed = gr.Textbox(label="Seed", info=info, placeholder="drawn at random")
-        values = vars(editor.settings)
-        settings = {
-            item.name: _component(item, values[item.name]) for item in controls(type(editor.settings))
-        }
-    return {"picture": picture, **fields, "seed": seed, **settings}, start, cancel
+        stage.undo = gr.Button("Undo", size="sm", interactive=False, min_width=80)
+        stage.download = gr.DownloadButton("Download", size="sm", interactive=False, min_width=110)
+        save = gr.Button("Save session", size="sm", min_width=120)
+    stage.session_file = gr.DownloadButton(visible="hidden", elem_id="session-file")
+    return save
 
 
-def _text_field(name: str) -> gr.Textbox:
-    label = name.capitalize().replace("_", " ")
-    return gr.Textbox(label=label, placeholder=_PLACEHOLDERS[name], max_lines=3)
+def _settings(stage: Stage, menu: Menu) -> None:
+    model = menu.models[0]
+    names = [method.name for method in menu.methods(model)]
+    with gr.Row():
+        stage.model = gr.Dropdown(menu.models, value=model, label="Model", min_width=130)
+        stage.method = gr.Dropdown(names, value=menu.first, label="Method", min_width=160)
+    with gr.Row():
+        stage.variations = gr.Slider(1, MAX_VARIATIONS, value=1, step=1, label="Variations", min_width=150)
+        stage.seed = gr.Textbox(label="Seed", placeholder="drawn at random", min_width=120)
+    for method in menu.all_methods():
+        _group(stage, menu, method)
+    for name, box in stage.texts.items():
+        box.visible = name in _reads(next(m for m in menu.all_methods() if m.name == menu.first))
 
 
-def _component(control: Control, value: Any) -> Any:
-    """A slider, a number, a choice, a tick box or a line of text, whichever fits the setting."""
-    info = control.description[:1].upper() + control.description[1:]
-    common: dict[str, Any] = {"label": control.name.replace("_", " ").capitalize(), "info": info}
-    if control.type is bool and not control.optional:
-        return gr.Checkbox(value=value, **common)
-    if control.type is bool or control.choices:
-        choices = control.choices or ("on", "off")
-        return gr.Dropdown(["automatic", *choices], value=_in_words(value), **common)
-    # Not a gr.Number: it shows 0 where nothing is given.
-    if control.type is str or control.optional:
-        return gr.Textbox(value="" if value is None else str(value), placeholder="automatic", **common)
-    low, high = control.low, control.high
-    whole = control.type is int
-    if low is None or high is None:
-        return gr.Number(value=value, minimum=low, maximum=high, precision=0 if whole else None, **common)
-    # A slider over all that is allowed would leave the sensible values in its first tenth.
-    high = min(high, max(4 * (control.default or high), value))
-    return gr.Slider(low, high, value=value, step=1 if whole else 0.05, **common)
+def _group(stage: Stage, menu: Menu, method: Method) -> None:
+    """The knobs of one method, seen only while it is chosen."""
+    model = next(name for name in menu.models if method in menu.methods(name))
+    with gr.Column(visible=method.name == menu.first, elem_classes="knobs") as stage.groups[method.name]:
+        gr.HTML(f"<p class='about'>{method.description[:1].upper()}{method.description[1:]}.</p>")
+        stage.knobs |= make_knobs(method, menu.defaults(model, method.name))
 
 
-class _Events:
-    """What the page does when its buttons are pressed."""
-
-    def __init__(self, editor: Editor):
-        self._editor = editor
-        self._folder = tempfile.TemporaryDirectory(prefix="wordbrush-")
-        self._stops: dict[str, Event] = {}
-
-    def edit(
-        self,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it among the defaults
-        *,
-        picture: str | None,
-        seed: str,
-        **values: Any,
-    ) -> tuple[Any, Any, str]:
-        """Edit a picture: (before and after, the file to download, a line about it)."""
-        if picture is None:
-            raise gr.Error("Choose a picture first.", print_exception=False)
-        session = request.session_hash or ""
-        stop = self._stops[session] = Event()
-
-        def report(info: StepInfo) -> None:
-            if stop.is_set():
-                raise _Cancelled
-            progress((info.step + 1, info.num_steps), desc="Editing", unit="steps")
-
-        try:
-            return self._edit(Path(picture), seed, values, self._home(session), report)
-        except _Cancelled:
-            return gr.skip(), gr.skip(), "Cancelled."
-        except WordbrushError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        finally:
-            self._stops.pop(session, None)
-
-    def cancel(self, request: gr.Request) -> str:
-        """Stop the visitor's edit at its next step."""
-        if stop := self._stops.get(request.session_hash or ""):
-            stop.set()
-        return "Cancelled."
-
-    def leave(self, request: gr.Request) -> None:
-        """Stop the visitor's edit and delete his files once his page is closed."""
-        self.cancel(request)
-        shutil.rmtree(self._home(request.session_hash or ""), ignore_errors=True)
-
-    def _home(self, session: str) -> Path:
-        """The visitor's own folder; hashed, because the name comes from outside."""
-        return Path(self._folder.name) / sha256(session.encode()).hexdigest()
-
-    def _edit(
-        self,
-        path: Path,
-        seed: str,
-        values: Mapping[str, Any],
-        home: Path,
-        on_step: Callable[[StepInfo], None],
-    ) -> tuple[tuple[str, str], str, str]:
-        started = time.monotonic()
-        picture = open_image(path)
-        texts = {name: values[name] for name in _PLACEHOLDERS if name in values}
-        editor = self._editor.with_settings(**_given({k: v for k, v in values.items() if k not in texts}))
-        request = EditRequest(image=picture.image, seed=_whole(seed), **texts)
-        result = editor.edit(request, on_step=on_step)
-        home.mkdir(exist_ok=True)
-        before, after = home / "before.png", home / f"{path.stem}-edited.png"
-        picture.image.save(before, compress_level=1)  # upright and in sRGB, as the editor saw it
-        save_result(result, [after], source=picture, overwrite=True)
-        for warning in (notes := [*picture.notes, *result.warnings]):
-            gr.Warning(warning)
-        line = f"Seed {result.seeds[0]}, {time.monotonic() - started:.1f} s"
-        return (str(before), str(after)), str(after), "\n\n".join([line, *notes])
+def _reads(method: Method) -> tuple[str, ...]:
+    return (*method.needs, *method.optional)
 
 
-class _Cancelled(Exception):
-    """Raised within an edit whose visitor asked to stop."""
+def _explorer(stage: Stage) -> dict[str, gr.Textbox]:
+    gr.HTML(
+        "<p class='about'>Nine edits about the two guidance scales, with one seed; CLIP says which "
+        "followed the words while keeping the picture. Captions sharpen its eye.</p>"
+    )
+    captions = {
+        f"explored_{name}": gr.Textbox(label=_LABELS[name][0], placeholder=f"optional: {_LABELS[name][1]}")
+        for name in ("source_caption", "target_caption")
+    }
+    stage.explore = gr.Button("Explore", variant="secondary", elem_id="explore")
+    stage.found = gr.Gallery(
+        label="The best first: choose one", columns=2, allow_preview=False, visible=False, interactive=False,
+        height="auto", buttons=[], elem_id="found",
+    )  # fmt: skip
+    return captions
 
 
-_WORDS = {"automatic": None, "on": True, "off": False}
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_QUICK: dict[str, Any] = {**_PRIVATE, "queue": False}
 
 
-def _in_words(value: Any) -> str:
-    return next((word for word, meaning in _WORDS.items() if meaning is value), str(value))
+def _wire_pictures(
+    stage: Stage, actions: Actions, opener: gr.UploadButton, new: gr.Button, examples: gr.Gallery
+) -> None:
+    instruction = stage.texts["instruction"]
+    gr.on([stage.drop.upload], actions.begin, [stage.drop], stage.fresh, **_PRIVATE)
+    stage.drop.input(actions.begin, [stage.drop], stage.fresh, **_PRIVATE)
+    examples.select(actions.begin_example, None, [*stage.fresh, instruction], **_PRIVATE)
+    opener.upload(actions.open_session, [opener], stage.fresh, **_PRIVATE)
+    new.click(actions.new, None, stage.fresh, **_QUICK)
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The controls' words as settings; an emptied line of text asks for nothing."""
-    words = {**_WORDS, "": None}
-    return {k: words.get(value, value) if isinstance(value, str) else value for k, value in settings.items()}
+def _wire_edits(
+    stage: Stage,
+    actions: Actions,
+    run: gr.Button,
+    cancel: gr.Button,
+    chips: gr.Dataset,
+    captions: dict[str, gr.Textbox],
+) -> None:
+    inputs: dict[str, Any] = {
+        **stage.texts,
+        "model": stage.model,
+        "method": stage.method,
+        "seed": stage.seed,
+        "variations": stage.variations,
+        "strokes": stage.masker,
+        **stage.knobs,
+    }
+    buttons = [run, cancel, stage.explore]
+
+    def work(begun: Any, handler: Callable[..., Any], given: dict[str, Any], outputs: list[Any]) -> Any:
+        """Run a handler while only `cancel` can be pressed."""
+        busy = begun(lambda: _buttons(running=True), None, buttons, **_QUICK)
+        edit = busy.then(
+            handler,
+            inputs_kwargs=given,
+            outputs=outputs,
+            concurrency_limit=1,
+            concurrency_id="model",
+            **_PRIVATE,
+        )
+        edit.then(lambda: _buttons(running=False), None, buttons, **_QUICK)
+        return edit
+
+    def any_of(*events: Any) -> Callable[..., Any]:
+        return lambda *given, **options: gr.on(list(events), *given, **options)
+
+    submitted = [box.submit for box in stage.texts.values()]
+    edits = work(any_of(run.click, *submitted), actions.run, inputs, stage.shown)
+    adopted = stage.found.select(actions.adopt, None, [stage.seed, *stage.knobs.values()], **_QUICK)
+    heeded = stage.heed.click(actions.heed, None, stage.asked, **_QUICK)
+    more = [work(event.then, actions.run, inputs, stage.shown) for event in (adopted, heeded)]
+    explored = work(stage.explore.click, actions.explore, inputs | captions, [*stage.shown, stage.found])
+    stopped = cancel.click(actions.cancel, None, stage.shown, cancels=[edits, *more, explored], **_QUICK)
+    stopped.then(lambda: _buttons(running=False), None, buttons, **_QUICK)
+    stage.correct.click(actions.correct, None, [*stage.shown, stage.texts["instruction"]], **_QUICK)
+    stage.gallery.select(actions.choose, None, stage.shown, **_QUICK)
+    chips.click(lambda sample: sample[0], [chips], [stage.texts["instruction"]], **_QUICK)
+    stage.model.change(
+        actions.choose_model,
+        [stage.model, stage.method],
+        [stage.method, *stage.knobs.values()],
+        **_QUICK,
+    )
+    stage.method.change(
+        actions.choose_method,
+        [stage.method],
+        [*stage.groups.values(), *stage.texts.values(), stage.explore],
+        **_QUICK,
+    )
 
 
-def _whole(text: str) -> int | None:
-    try:
-        return int(text) if text.strip() else None
-    except ValueError:
-        raise UsageError(f"the seed is {text!r}: it must be a whole number") from None
+def _buttons(*, running: bool) -> tuple[gr.Button, gr.Button, gr.Button]:
+    return (
+        gr.Button(interactive=not running),
+        gr.Button(interactive=running),
+        gr.Button(interactive=not running),
+    )
+
+
+def _wire_history(stage: Stage, actions: Actions, save: gr.Button) -> None:
+    stage.history.select(actions.go, None, stage.shown, **_QUICK)
+    stage.history.retry(actions.again, None, [*stage.shown, *stage.asked], **_QUICK)
+    stage.undo.click(actions.undo, None, stage.shown, **_QUICK)
+    saved = save.click(actions.share, None, [stage.session_file], **_QUICK)
+    saved.then(None, js="() => document.querySelector('#session-file').click()", **_QUICK)
+
+
+def _wire_masks(stage: Stage, actions: Actions, how: gr.Radio) -> None:
+    given = [stage.masker, how]
+    gr.on([stage.mask_tab.select, how.change], actions.show_mask, given, stage.masks, **_PRIVATE)
+    stage.clicker.select(actions.click_mask, None, stage.masks, **_PRIVATE)
+    stage.masker.input(actions.note_mask, [stage.masker], [stage.mask_note, stage.clear_mask], **_PRIVATE)
+    stage.clear_mask.click(actions.clear_mask, [how], stage.masks, **_QUICK)
