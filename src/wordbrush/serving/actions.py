@@ -38,6 +38,7 @@ Updates = dict[Any, Any]
 
 TEXTS = ("instruction", "source_caption", "target_caption")
 """The fields of `EditRequest` that a visitor writes."""
+CAPTIONS = TEXTS[1:]
 SCALES = frozenset(("text_scale", "image_scale"))
 """What exploring goes over."""
 PICTURE, MASK = "picture", "mask"
@@ -87,8 +88,9 @@ class Stage:
     def shown(self) -> list[Any]:
         """What shows a visit."""
         return [
-            self.welcome, self.studio, self.drop, self.view, self.slider, self.live, self.notice, self.correct,
-            self.advice, self.heed, self.gallery, self.history, self.undo, self.download, self.tabs,
+            self.welcome, self.studio, self.drop, self.view, self.slider, self.live, self.notice,
+            self.correct, self.advice, self.heed, self.gallery, self.history, self.undo,
+            self.download, self.tabs,
         ]  # fmt: skip
 
     @property

@@ -136,7 +136,7 @@ def _small(picture: Image.Image) -> Tensor:
 
 
 def _likeness(one: Tensor, other: Tensor) -> float:
-    """Correlation of the strengths of the edges: night, snow and a pencil keep them, another scene does not."""
+    """Correlation of the strengths of the edges: night and a pencil keep them, another scene does not."""
     edges = [_edges(picture).flatten() for picture in (one, other)]
     first, second = (edge - edge.mean() for edge in edges)
     return float(F.cosine_similarity(first, second, dim=0))

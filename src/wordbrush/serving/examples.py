@@ -22,6 +22,6 @@ INSTRUCTIONS = (
     "turn it into a pencil sketch",
     "remove the dog",
     "change the background to a beach",
-    "变成夜晚",
-    "hazlo parecer una acuarela",
+    "haz que nieve",
+    "mach es zu einer Bleistiftskizze",
 )

@@ -23,7 +23,7 @@ element.addEventListener('click', event => {
 
 
 def tree(session: Session) -> str:
-    """Every turn as a button that goes there; side branches are indented, the newest line goes straight on."""
+    """Every turn as a button that goes there; branches are indented, the newest line goes straight on."""
     items = (_item(session, number, depth) for number, depth in lines(session))
     return f'<ul class="tree" aria-label="History">{"".join(items)}</ul>'
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -149,8 +149,8 @@ class Visits:
         self._visits: dict[str, Visit] = {}
         self._lock = Lock()
 
-    def __len__(self) -> int:
-        return len(self._visits)
+    def __iter__(self) -> Iterator[Visit]:
+        return iter(list(self._visits.values()))
 
     def of(self, key: str | None) -> Visit:
         """The visit of a page, by the key that its requests carry; a new one at first."""
@@ -169,7 +169,7 @@ class Visits:
 
     def end_all(self) -> None:
         """The same for everybody."""
-        for visit in list(self._visits.values()):
+        for visit in self:
             visit.stop.set()
         self._visits.clear()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from gradio.themes import Base, Color
 from wordbrush.editors import Method
 from wordbrush.errors import WordbrushError
 from wordbrush.serving import history
-from wordbrush.serving.actions import BRUSH, CLICK, MASK, PICTURE, TEXTS, Actions, Stage
+from wordbrush.serving.actions import BRUSH, CAPTIONS, CLICK, MASK, PICTURE, TEXTS, Actions, Stage
 from wordbrush.serving.examples import INSTRUCTIONS, PICTURES
 from wordbrush.serving.knobs import make_knobs
 from wordbrush.serving.menu import Menu
@@ -30,16 +30,20 @@ _LABELS = {
     "source_caption": ("What the picture shows", "a dog in a meadow"),
     "target_caption": ("What the result shall show", "a dog in a meadow at night"),
 }
+_HEIGHT = "min(56vh, 520px)"
 _DAY = 24 * 60 * 60
 _FONT = ["system-ui", "sans-serif"]
 _VIOLET = Color(
-    "#f6f4ff", "#ece8ff", "#d9d1ff", "#bcaeff", "#9a84fb", "#7c5cf3", "#6a41e6", "#5832c7", "#4829a1", "#3b2480",
-    "#241455",
-)  # fmt: skip
+    *("#f6f4ff", "#ece8ff", "#d9d1ff", "#bcaeff", "#9a84fb", "#7c5cf3"),
+    *("#6a41e6", "#5832c7", "#4829a1", "#3b2480", "#241455"),
+)
 _THEME = Base(primary_hue=_VIOLET, neutral_hue="slate", radius_size="lg", font=_FONT, font_mono=["monospace"])
 _HEADER = """
-<div class="brand"><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 23c0-5 3-6 5-6 3 0 5 2 5 5 0 4-4 6-10 6 \
-1-1 0-3 0-5Z"/><path d="M13 16 25 4c1-1 4 1 3 3L17 20c-1-2-2-3-4-4Z"/></svg><h1>Wordbrush</h1></div>"""
+<div class="brand">
+<svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 23c0-5 3-6 5-6 3 0 5 2 5 5 0 4-4 6-10 6 1-1 0-3 0-5Z"
+/>
+<path d="M13 16 25 4c1-1 4 1 3 3L17 20c-1-2-2-3-4-4Z"/></svg>
+<h1>Wordbrush</h1></div>"""
 _INTRO = """
 <h2>Say what should change.</h2>
 <p>Drop a picture, describe the edit in your own words and language, and brush on from there.
@@ -116,9 +120,9 @@ def build(menu: Menu) -> tuple[gr.Blocks, Visits]:
 def _header() -> tuple[gr.UploadButton, gr.Button]:
     with gr.Row(elem_id="header"):
         gr.HTML(_HEADER, elem_classes="grow")
-        opener = gr.UploadButton("Open a session", file_types=[".session"], size="sm", variant="secondary")
+        opener = gr.UploadButton("Open session", file_types=[".session"], size="sm", variant="secondary")
         new = gr.Button("New picture", size="sm", variant="secondary", elem_id="new")
-        gr.Button("◐", size="sm", elem_id="theme", variant="secondary")
+        gr.Button("◐", size="sm", elem_id="theme", variant="secondary", min_width=40)
     return opener, new
 
 
@@ -134,6 +138,8 @@ def _welcome(stage: Stage) -> gr.Gallery:
             placeholder="# Drop a picture here\nor click to choose one; paste and camera are below",
             elem_id="drop",
         )
+        # Gradio would open the file by itself, with errors of its own and not the formats that we read.
+        stage.drop.preprocess = _place
         return gr.Gallery(
             [(str(path), text) for path, text in PICTURES],
             label="Or begin with an example",
@@ -146,60 +152,87 @@ def _welcome(stage: Stage) -> gr.Gallery:
         )
 
 
+def _place(upload: Any) -> str | None:
+    return upload and upload.path
+
+
 def _canvas(stage: Stage) -> tuple[gr.Radio, gr.Button, gr.Button, gr.Dataset]:
     """The picture, and below it what is said about it."""
     with gr.Tabs(elem_id="tabs") as stage.tabs:
         with gr.Tab("Picture", id=PICTURE):
             _pictures(stage)
-        with gr.Tab("Mask", id=MASK, elem_id="mask-tab") as stage.mask_tab:
+        with gr.Tab("Mask", id=MASK) as stage.mask_tab:
             how = _mask(stage)
     with gr.Row(elem_id="mask-note"):
         stage.mask_note = gr.HTML()
         stage.clear_mask = gr.Button("Clear the mask", size="sm", visible=False, min_width=120, scale=0)
-    stage.texts = {name: _text(name) for name in TEXTS}
-    with gr.Row(elem_id="go"):
-        run = gr.Button("Edit", variant="primary", elem_id="run", scale=3)
-        cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False, scale=1)
     stage.notice = gr.HTML(elem_id="notice")
     with gr.Row(elem_id="advice"):
         stage.advice = gr.HTML()
-        stage.heed = gr.Button("Try that", size="sm", visible=False, scale=0, min_width=110)
-    stage.correct = gr.Button(size="sm", visible=False)
-    stage.gallery = gr.Gallery(
-        label="Variations: choose one", columns=4, allow_preview=False, visible=False, interactive=False,
-        height="auto", buttons=[], elem_id="variations",
-    )  # fmt: skip
-    chips = gr.Dataset(
-        components=["textbox"],
-        samples=[[text] for text in INSTRUCTIONS],
-        label="For example",
-        elem_id="chips",
-    )
+        stage.heed = gr.Button("Try that", size="sm", visible=False, scale=0, min_width=110, elem_id="heed")
+    stage.correct = gr.Button(size="sm", visible=False, elem_id="correct")
+    stage.gallery = _choices("Variations: choose one", "variations", columns=4)
+    with gr.Row(elem_id="go"):
+        with gr.Column(scale=1):
+            stage.texts = {name: _text(name) for name in TEXTS}
+        run = gr.Button("Edit", variant="primary", elem_id="run", scale=0, min_width=120)
+        cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False, scale=0, min_width=120)
+    samples = [[text] for text in INSTRUCTIONS]
+    chips = gr.Dataset(components=["textbox"], samples=samples, label="For example", elem_id="chips")
     return how, run, cancel, chips
 
 
+def _choices(label: str, elem_id: str, *, columns: int) -> gr.Gallery:
+    """Pictures of which one is chosen; there are none yet."""
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        allow_preview=False,
+        visible=False,
+        interactive=False,
+        height="auto",
+        buttons=[],
+        elem_id=elem_id,
+    )
+
+
 def _pictures(stage: Stage) -> None:
-    stage.view = gr.Image(
-        label="Picture", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="view",
-        alt_text="Your picture",
-    )  # fmt: skip
+    common: dict[str, Any] = {"show_label": False, "interactive": False, "buttons": ["fullscreen"]}
+    stage.view = gr.Image(label="Picture", height=_HEIGHT, elem_id="view", alt_text="Your picture", **common)
     stage.slider = gr.ImageSlider(
-        label="Before and after", show_label=False, interactive=False, buttons=["fullscreen"], visible=False,
-        elem_id="slider", type="filepath", image_mode=None, max_height=620,
-    )  # fmt: skip
+        label="Before and after",
+        height=_HEIGHT,
+        max_height=520,
+        visible=False,
+        elem_id="slider",
+        type="filepath",
+        image_mode=None,
+        **common,
+    )
     stage.live = gr.HTML(visible=False, elem_id="live")
 
 
 def _mask(stage: Stage) -> gr.Radio:
     how = gr.Radio([CLICK, BRUSH], value=CLICK, label="What may change", elem_id="how")
+    common: dict[str, Any] = {"show_label": False, "buttons": [], "height": _HEIGHT}
     stage.clicker = gr.Image(
-        show_label=False, label="Click what may change", interactive=False, buttons=[], elem_id="clicker",
+        label="Click what may change",
+        interactive=False,
+        elem_id="clicker",
         alt_text="Your picture: click what may change",
-    )  # fmt: skip
+        **common,
+    )
     stage.masker = gr.ImageMask(
-        show_label=False, label="Brush over what may change", type="pil", sources=(), transforms=(), buttons=[],
-        brush=gr.Brush(colors=["#8b5cf6"], color_mode="fixed"), visible=False, elem_id="masker", interactive=True,
-    )  # fmt: skip
+        label="Brush over what may change",
+        type="pil",
+        sources=(),
+        transforms=(),
+        brush=gr.Brush(colors=["#8b5cf6"], color_mode="fixed"),
+        visible=False,
+        interactive=True,
+        elem_id="masker",
+        **common,
+    )
     return how
 
 
@@ -263,13 +296,10 @@ def _explorer(stage: Stage) -> dict[str, gr.Textbox]:
     )
     captions = {
         f"explored_{name}": gr.Textbox(label=_LABELS[name][0], placeholder=f"optional: {_LABELS[name][1]}")
-        for name in ("source_caption", "target_caption")
+        for name in CAPTIONS
     }
     stage.explore = gr.Button("Explore", variant="secondary", elem_id="explore")
-    stage.found = gr.Gallery(
-        label="The best first: choose one", columns=2, allow_preview=False, visible=False, interactive=False,
-        height="auto", buttons=[], elem_id="found",
-    )  # fmt: skip
+    stage.found = _choices("The best first: choose one", "found", columns=2)
     return captions
 
 
@@ -281,7 +311,6 @@ def _wire_pictures(
     stage: Stage, actions: Actions, opener: gr.UploadButton, new: gr.Button, examples: gr.Gallery
 ) -> None:
     instruction = stage.texts["instruction"]
-    gr.on([stage.drop.upload], actions.begin, [stage.drop], stage.fresh, **_PRIVATE)
     stage.drop.input(actions.begin, [stage.drop], stage.fresh, **_PRIVATE)
     examples.select(actions.begin_example, None, [*stage.fresh, instruction], **_PRIVATE)
     opener.upload(actions.open_session, [opener], stage.fresh, **_PRIVATE)

@@ -1,0 +1,218 @@
+"""The studio in a real browser: Chromium without a window, as a visitor uses it."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving import studios
+from wordbrush.editors.session_file import load_session
+from wordbrush.provenance import read_provenance
+from wordbrush.serving.visits import Visits
+
+api = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install -c constraints.txt playwright"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_checkpoint: Path) -> Iterator[tuple[str, Visits]]:
+    with studios.running(tiny_checkpoint, steps=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, studio: tuple[str, Visits]) -> Iterator[Any]:
+    yield from _open(browser, studio[0], DESKTOP)
+
+
+@pytest.fixture
+def phone(browser: Any, studio: tuple[str, Visits]) -> Iterator[Any]:
+    yield from _open(browser, studio[0], PHONE)
+
+
+def _open(browser: Any, url: str, viewport: dict[str, int]) -> Iterator[Any]:
+    """A page that may ask nobody but its own server for anything."""
+    page = browser.new_page(viewport=viewport)
+    page.set_default_timeout(30_000)
+    elsewhere: list[str] = []
+    page.on("request", lambda request: elsewhere.append(request.url))
+    page.goto(url)
+    page.locator("#drop").wait_for()
+    yield page
+    page.close()
+    assert [asked for asked in elsewhere if not asked.startswith((url, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def photo(tmp_path: Path, picture: Image.Image) -> Path:
+    picture.save(tmp_path / "dog.png")
+    return tmp_path / "dog.png"
+
+
+def begin(page: Any, file: Path) -> None:
+    page.locator("#drop input[type=file]").set_input_files(file)
+    page.locator("#view img").wait_for()
+
+
+def edit(page: Any, instruction: str) -> None:
+    """By the keyboard."""
+    page.get_by_label("What should change?").fill(instruction)
+    page.keyboard.press("Enter")
+    page.locator("#notice", has_text=re.compile(rf"“{instruction}” · seed")).wait_for()
+    page.locator("#run").wait_for()
+
+
+def turns(page: Any) -> list[str]:
+    return [text.replace("\n", " ") for text in page.locator("#history .turn").all_inner_texts()]
+
+
+def download(page: Any, name: str, folder: Path) -> Path:
+    with page.expect_download() as found:
+        page.get_by_role("button", name=name).click()
+    path = folder / found.value.suggested_filename
+    found.value.save_as(path)
+    return path
+
+
+def test_from_upload_to_download_and_nothing_is_left(page: Any, studio: Any, photo: Path, tmp_path: Path):
+    begin(page, photo)
+    edit(page, "make it night")
+    assert page.locator("#slider img").count() == 2
+    path = download(page, "Download", tmp_path)
+    assert path.name == "dog-edited.png" and Image.open(path).size == (48, 32)
+    record = read_provenance(path)
+    assert record["settings"]["instruction"] == "make it night" and record["settings"]["steps"] == 2
+    assert record["source_sha256"]
+    [visit] = [visit for visit in studio[1] if visit.begun]
+    assert visit.home.is_dir()
+    page.goto("about:blank")
+    page.wait_for_timeout(500)
+    for _ in range(40):
+        if not visit.home.exists():
+            break
+        page.wait_for_timeout(250)
+    assert not visit.home.exists()
+
+
+def test_three_turns_undo_branch_and_a_session_that_is_shared(page: Any, photo: Path, tmp_path: Path):
+    begin(page, photo)
+    for instruction in ("make it night", "let it snow", "make it sunset"):
+        edit(page, instruction)
+    assert [line.split()[0] for line in turns(page)] == ["Original", "make", "let", "make"]
+    page.get_by_role("button", name="Undo").click()
+    page.locator("#notice", has_text="turn 2").wait_for()
+    edit(page, "haz que nieve")
+    assert "as “let it snow”" in page.locator("#notice").inner_text()
+    assert any("4 · from 2" in line for line in turns(page))
+    page.get_by_role("button", name="Edit turn 1 again").click()
+    page.locator("#notice", has_text="The original").wait_for()
+    assert page.get_by_label("What should change?").input_value() == "make it night"
+    path = download(page, "Save session", tmp_path)
+    saved = load_session(path)
+    assert [turn.parent for turn in saved.turns] == [0, 1, 2, 2] and saved.current == 0
+    page.get_by_role("button", name="New picture").click()
+    page.locator("#drop").wait_for()
+    page.locator("#header input[type=file]").set_input_files(path)
+    page.locator("#view img").wait_for()
+    assert len(turns(page)) == 5
+
+
+def test_escape_cancels_and_the_next_edit_works(page: Any, photo: Path):
+    begin(page, photo)
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_label("number input for Steps").fill("80")
+    page.get_by_label("What should change?").fill("make it night")
+    page.keyboard.press("Enter")
+    page.locator("#live progress[value]").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#notice", has_text="Cancelled").wait_for()
+    page.get_by_label("number input for Steps").fill("2")
+    edit(page, "make it night")
+
+
+def test_a_clicked_and_a_brushed_mask_keep_the_rest(page: Any, tmp_path: Path):
+    scene = Image.new("RGB", (96, 64), "steelblue")
+    scene.paste("gold", (0, 0, 32, 64))
+    scene.save(tmp_path / "scene.png")
+    begin(page, tmp_path / "scene.png")
+    page.get_by_role("tab", name="Mask").click()
+    clicked = page.locator("#clicker img")
+    clicked.wait_for()
+    box = clicked.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(middle[0] - box["height"] * 0.65, middle[1])  # gold: the picture is 3:2 and contained
+    page.locator("#mask-note", has_text=re.compile("only 3[0-9]%")).wait_for()
+    page.get_by_label("Brush").check()
+    page.locator("#masker canvas").wait_for()
+    page.wait_for_timeout(1500)  # its canvas fades in
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 10, middle[1], steps=5)
+    page.mouse.up()
+    page.locator("#mask-note", has_text=re.compile("only ([4-9][0-9]|3[6-9])%")).wait_for()
+    edit(page, "make it night")
+    path = download(page, "Download", tmp_path)
+    before, after = (np.asarray(Image.open(p).convert("RGB")) for p in (tmp_path / "scene.png", path))
+    assert (before[:, 72:] == after[:, 72:]).all()
+    assert "mask_sha256" in read_provenance(path)["settings"]
+
+
+def test_a_bad_file_is_one_clear_line(page: Any, photo: Path, tmp_path: Path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    page.locator("#drop input[type=file]").set_input_files(bad)
+    line = page.get_by_text("bad.png: not a picture in a known format")
+    line.wait_for()
+    assert str(tmp_path) not in line.inner_text() and "gradio" not in line.inner_text()
+    page.reload()
+    begin(page, photo)
+
+
+def test_variations_are_chosen_from(page: Any, photo: Path):
+    begin(page, photo)
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_label("number input for Variations").fill("2")
+    page.get_by_label("number input for Variations").press("Tab")
+    page.get_by_label("Seed").fill("5")
+    page.get_by_label("What should change?").fill("make it night")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.locator("#variations img").nth(1).click()
+    page.locator("#notice", has_text="turn 2 · seed 6").wait_for()
+
+
+def test_a_phone_shows_everything_in_its_width(phone: Any, photo: Path):
+    begin(phone, photo)
+    edit(phone, "make it night")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    run = phone.locator("#run").bounding_box()
+    assert run["height"] >= 40 and run["x"] >= 0 and run["x"] + run["width"] <= PHONE["width"]
+
+
+def test_everything_that_can_be_pressed_has_a_name(page: Any, photo: Path):
+    begin(page, photo)
+    edit(page, "make it night")
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, img')]
+            .filter(e => e.offsetParent && !e.innerText && !e.labels?.length
+                && !['aria-label', 'title', 'alt', 'aria-labelledby'].some(a => e.hasAttribute(a)))
+            .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
