@@ -43,7 +43,7 @@ SCALES = frozenset(("text_scale", "image_scale"))
 """What exploring goes over."""
 PICTURE, MASK = "picture", "mask"
 """The tabs."""
-CLICK, BRUSH = "Click an area", "Brush"
+CLICK, BRUSH, ERASE = "Click an area", "Brush", "Erase"
 """The ways to make a mask."""
 _STARTING = Progress(0, 0)
 _MAX_SEED = 2**31
@@ -70,8 +70,8 @@ class Stage:
     tabs: Any = None
     mask_tab: Any = None
     session_file: Any = None
-    masker: Any = None
-    clicker: Any = None
+    painter: Any = None
+    brush: Any = None
     mask_note: Any = None
     clear_mask: Any = None
     found: Any = None
@@ -106,7 +106,7 @@ class Stage:
     @property
     def masks(self) -> list[Any]:
         """What a mask is made with."""
-        return [self.masker, self.clicker, self.mask_note, self.clear_mask]
+        return [self.painter, self.brush, self.mask_note, self.clear_mask]
 
 
 @dataclass
@@ -253,30 +253,33 @@ class Actions:
 
     # A mask
 
-    def show_mask(self, request: gr.Request, strokes: Any, how: str) -> Updates:
+    def show_mask(self, request: gr.Request, how: str, width: float) -> Updates:
         """Put the current picture where it can be clicked at or painted on, what may change under a veil."""
         visit = self._visit(request)
-        visit.mask = self._mask(visit, strokes)
-        return self._veiled(visit, how)
+        brush = 0 if how == CLICK else width / 100
+        return {
+            self.stage.painter: notices.painter(visit.session.image(), visit.mask, brush),
+            self.stage.brush: gr.Slider(visible=how != CLICK),
+            **self._mask_note(visit.mask),
+        }
 
-    def click_mask(self, request: gr.Request, event: gr.SelectData) -> Updates:
-        """Add the area around a point to the mask."""
+    def paint(self, request: gr.Request, how: str, width: float, event: gr.EventData) -> Updates:
+        """Add a stroke, or the area around a click, to the mask; or take a stroke from it."""
         visit = self._visit(request)
-        picture, (x, y) = visit.session.image(), event.index
-        area = wand.click_area(picture, (int(x), int(y)))
-        visit.mask = wand.join_masks(picture.size, [visit.mask, area])
-        return self._veiled(visit, CLICK)
+        picture = visit.session.image()
+        points = [(min(max(float(x), 0), 1), min(max(float(y), 0), 1)) for x, y in event.points]
+        if how == CLICK:
+            x, y = points[-1]
+            area = wand.click_area(picture, (int(x * picture.width), int(y * picture.height)))
+        else:
+            area = wand.draw_stroke(picture.size, points, width / 100)
+        visit.mask = wand.remove(visit.mask, area) if how == ERASE else wand.add(visit.mask, area)
+        return self.show_mask(request, how, width)
 
-    def note_mask(self, request: gr.Request, strokes: Any) -> Updates:
-        """Say how much may change, strokes included."""
-        visit = self._visit(request)
-        return self._mask_note(self._mask(visit, strokes) if visit.begun else None)
-
-    def clear_mask(self, request: gr.Request, how: str) -> Updates:
+    def clear_mask(self, request: gr.Request, how: str, width: float) -> Updates:
         """Let the whole picture change."""
-        visit = self._visit(request)
-        visit.mask = None
-        return self._veiled(visit, how)
+        self._visit(request).mask = None
+        return self.show_mask(request, how, width)
 
     # Knobs
 
@@ -348,7 +351,7 @@ class Actions:
     def _fresh(self, visit: Visit, notice: str = "") -> Updates:
         """A picture that was not here before."""
         self._remembered.pop(visit.home, None)
-        emptied = {self.stage.found: gr.Gallery([], visible=False), self.stage.masker: None}
+        emptied = {self.stage.found: gr.Gallery([], visible=False)}
         emptied |= self._mask_note(None) | {self.stage.tabs: gr.Tabs(selected=PICTURE)}
         return self._show(visit, notice) | emptied
 
@@ -406,23 +409,10 @@ class Actions:
         files = [(str(visit.file(n)), f"seed {seed}") for n, seed in zip(visit.made, seeds, strict=True)]
         return gr.Gallery(files, visible=True)
 
-    def _mask(self, visit: Visit, strokes: Any) -> Image.Image | None:
-        layers = (strokes or {}).get("layers") or []
-        return wand.join_masks(visit.session.original.size, [visit.mask, *layers])
-
     def _mask_note(self, mask: Image.Image | None) -> Updates:
         return {
             self.stage.mask_note: notices.masked(mask),
             self.stage.clear_mask: gr.Button(visible=mask is not None),
-        }
-
-    def _veiled(self, visit: Visit, how: str) -> Updates:
-        path = visit.keep(wand.veil(visit.session.image(), visit.mask))
-        canvas = {"background": path, "layers": [], "composite": path}
-        return {
-            self.stage.clicker: gr.Image(path, visible=how == CLICK),
-            self.stage.masker: gr.ImageMask(canvas, visible=how == BRUSH),
-            **self._mask_note(visit.mask),
         }
 
     def _knobs(self, method: str, settings: Mapping[str, Any]) -> Updates:
@@ -457,7 +447,7 @@ class Actions:
         asked = EditRequest(
             visit.session.image(),
             **{name: values[name] or "" for name in TEXTS if name in reads},
-            mask=self._mask(visit, values["strokes"]),
+            mask=visit.mask,
             seed=whole(values["seed"], "seed"),
             num_variations=int(values["variations"]),
         )

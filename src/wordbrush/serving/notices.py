@@ -13,6 +13,7 @@ from wordbrush.serving.history import data_url
 from wordbrush.serving.watching import Progress
 
 _PREVIEW_SIDE = 640
+_CANVAS_SIDE = 1280
 
 
 def line(text: str, remarks: Sequence[str] = ()) -> str:
@@ -65,3 +66,12 @@ def masked(mask: Image.Image | None) -> str:
     if mask is None:
         return ""
     return line(f"Masked: only {max(wand.share(mask), 0.01):.0%} of the picture may change.")
+
+
+def painter(picture: Image.Image, mask: Image.Image | None, width: float) -> str:
+    """A picture to be painted on; `width` is the brush's, in fractions of the short side, 0 for clicks."""
+    shown = data_url(wand.veil(picture, mask), _CANVAS_SIDE)
+    return (
+        f'<div class="painter"><img src="{shown}" alt="Your picture, with what may change under a veil">'
+        f'<canvas data-width="{width:g}"></canvas></div>'
+    )

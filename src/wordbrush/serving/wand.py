@@ -1,8 +1,8 @@
-"""Masks of the page: an area that was clicked, strokes of a brush, and a look at what may change."""
+"""Masks: an area that was clicked, strokes of a brush, and a look at what may change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -35,19 +35,33 @@ def click_area(picture: Image.Image, point: tuple[int, int], tolerance: float = 
     return soft.point(lambda value: 255 if value >= 128 else 0)
 
 
-def join_masks(size: tuple[int, int], parts: Iterable[Image.Image | None]) -> Image.Image | None:
-    """Several masks as one, of a picture's size; None where nothing is masked.
+def draw_stroke(size: tuple[int, int], points: Sequence[tuple[float, float]], width: float) -> Image.Image:
+    """A stroke of a round brush: "L", the stroke white.
 
     Args:
         size: Width and height of the picture.
-        parts: "L", or strokes with transparency around them.
+        points: x and y, as fractions of them.
+        width: Of the brush, in fractions of the short side.
     """
-    joined = Image.new("L", size)
-    for part in parts:
-        if part is not None:
-            grey = part.getchannel("A") if part.mode == "RGBA" else part.convert("L")
-            joined = ImageChops.lighter(joined, grey.resize(size).point(lambda value: 255 if value else 0))
-    return joined if joined.getbbox() else None
+    mask = Image.new("L", size)
+    draw = ImageDraw.Draw(mask)
+    radius = max(1.0, width * min(size) / 2)
+    places = [(x * size[0], y * size[1]) for x, y in points]
+    draw.line(places, fill=255, width=max(1, round(2 * radius)))
+    for x, y in places:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return mask
+
+
+def add(mask: Image.Image | None, area: Image.Image) -> Image.Image:
+    """A mask with an area more."""
+    return area if mask is None else ImageChops.lighter(mask, area)
+
+
+def remove(mask: Image.Image | None, area: Image.Image) -> Image.Image | None:
+    """A mask without an area; None once nothing is left of it."""
+    rest = None if mask is None else ImageChops.subtract(mask, area)
+    return rest if rest is not None and rest.getbbox() else None
 
 
 def share(mask: Image.Image) -> float:

@@ -15,7 +15,7 @@ from gradio.themes import Base, Color
 from wordbrush.editors import Method
 from wordbrush.errors import WordbrushError
 from wordbrush.serving import history
-from wordbrush.serving.actions import BRUSH, CAPTIONS, CLICK, MASK, PICTURE, TEXTS, Actions, Stage
+from wordbrush.serving.actions import BRUSH, CAPTIONS, CLICK, ERASE, MASK, PICTURE, TEXTS, Actions, Stage
 from wordbrush.serving.examples import INSTRUCTIONS, PICTURES
 from wordbrush.serving.knobs import make_knobs
 from wordbrush.serving.menu import Menu
@@ -213,26 +213,10 @@ def _pictures(stage: Stage) -> None:
 
 
 def _mask(stage: Stage) -> gr.Radio:
-    how = gr.Radio([CLICK, BRUSH], value=CLICK, label="What may change", elem_id="how")
-    common: dict[str, Any] = {"show_label": False, "buttons": [], "height": _HEIGHT}
-    stage.clicker = gr.Image(
-        label="Click what may change",
-        interactive=False,
-        elem_id="clicker",
-        alt_text="Your picture: click what may change",
-        **common,
-    )
-    stage.masker = gr.ImageMask(
-        label="Brush over what may change",
-        type="pil",
-        sources=(),
-        transforms=(),
-        brush=gr.Brush(colors=["#8b5cf6"], color_mode="fixed"),
-        visible=False,
-        interactive=True,
-        elem_id="masker",
-        **common,
-    )
+    with gr.Row():
+        how = gr.Radio([CLICK, BRUSH, ERASE], value=CLICK, label="What may change", elem_id="how", scale=2)
+        stage.brush = gr.Slider(1, 40, value=10, step=1, label="Brush, % of the picture", visible=False)
+    stage.painter = gr.HTML(js_on_load=(_FOLDER / "painter.js").read_text("utf-8"), elem_id="painter")
     return how
 
 
@@ -255,7 +239,7 @@ def _panel(stage: Stage, menu: Menu) -> tuple[gr.Button, dict[str, gr.Textbox]]:
 def _history(stage: Stage) -> gr.Button:
     stage.history = gr.HTML(js_on_load=history.LISTEN, elem_id="history")
     with gr.Row():
-        stage.undo = gr.Button("Undo", size="sm", interactive=False, min_width=80)
+        stage.undo = gr.Button("Undo", size="sm", interactive=False, min_width=80, elem_id="undo")
         stage.download = gr.DownloadButton("Download", size="sm", interactive=False, min_width=110)
         save = gr.Button("Save session", size="sm", min_width=120)
     stage.session_file = gr.DownloadButton(visible="hidden", elem_id="session-file")
@@ -331,7 +315,6 @@ def _wire_edits(
         "method": stage.method,
         "seed": stage.seed,
         "variations": stage.variations,
-        "strokes": stage.masker,
         **stage.knobs,
     }
     buttons = [run, cancel, stage.explore]
@@ -395,8 +378,8 @@ def _wire_history(stage: Stage, actions: Actions, save: gr.Button) -> None:
 
 
 def _wire_masks(stage: Stage, actions: Actions, how: gr.Radio) -> None:
-    given = [stage.masker, how]
-    gr.on([stage.mask_tab.select, how.change], actions.show_mask, given, stage.masks, **_PRIVATE)
-    stage.clicker.select(actions.click_mask, None, stage.masks, **_PRIVATE)
-    stage.masker.input(actions.note_mask, [stage.masker], [stage.mask_note, stage.clear_mask], **_PRIVATE)
-    stage.clear_mask.click(actions.clear_mask, [how], stage.masks, **_QUICK)
+    given = [how, stage.brush]
+    shown = [stage.mask_tab.select, how.change, stage.brush.release]
+    gr.on(shown, actions.show_mask, given, stage.masks, **_QUICK)
+    stage.painter.select(actions.paint, given, stage.masks, **_QUICK)
+    stage.clear_mask.click(actions.clear_mask, given, stage.masks, **_QUICK)
