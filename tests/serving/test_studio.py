@@ -140,7 +140,7 @@ def test_escape_cancels_and_the_next_edit_works(page: Any, photo: Path):
     page.get_by_role("tab", name="Settings").click()
     page.get_by_label("number input for Steps").fill("80")
     page.get_by_role("button", name="More").first.click()
-    page.get_by_label("Size").fill("256")
+    page.get_by_label("Size").fill("96")
     page.get_by_label("What should change?").fill("make it night")
     page.keyboard.press("Enter")
     page.locator("#live progress[value]").wait_for()

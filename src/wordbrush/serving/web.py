@@ -362,11 +362,8 @@ def _wire_edits(
 
 
 def _buttons(*, running: bool) -> tuple[gr.Button, gr.Button, gr.Button]:
-    return (
-        gr.Button(interactive=not running),
-        gr.Button(interactive=running),
-        gr.Button(interactive=not running),
-    )
+    """Edit, or cancel in its place; and explore."""
+    return gr.Button(visible=not running), gr.Button(visible=running), gr.Button(interactive=not running)
 
 
 def _wire_history(stage: Stage, actions: Actions, save: gr.Button) -> None:
