@@ -32,7 +32,7 @@ def click_area(picture: Image.Image, point: tuple[int, int], tolerance: float = 
     area = _filled(_connected(_alike(small, (x, y), tolerance), (x, y)))
     area = area.filter(ImageFilter.MaxFilter(5))  # the blended edge of a thing belongs to it
     soft = area.resize(picture.size, Image.Resampling.BICUBIC)
-    return soft.point(lambda value: 255 if value >= 128 else 0)
+    return soft.point([0] * 128 + [255] * 128)
 
 
 def draw_stroke(size: tuple[int, int], points: Sequence[tuple[float, float]], width: float) -> Image.Image:
@@ -97,7 +97,7 @@ def _connected(area: Image.Image, point: tuple[int, int]) -> Image.Image:
     """The part of a white area that holds a point."""
     marked = area.copy()
     ImageDraw.floodfill(marked, point, 128)
-    return marked.point(lambda value: 255 if value == 128 else 0)
+    return marked.point(_table(128, 255, 0))
 
 
 def _filled(area: Image.Image) -> Image.Image:
@@ -106,4 +106,9 @@ def _filled(area: Image.Image) -> Image.Image:
     framed.paste(area, (1, 1))
     ImageDraw.floodfill(framed, (0, 0), 128)
     outside = framed.crop((1, 1, area.width + 1, area.height + 1))
-    return outside.point(lambda value: 0 if value == 128 else 255)
+    return outside.point(_table(128, 0, 255))
+
+
+def _table(value: int, then: int, otherwise: int) -> list[int]:
+    """For `Image.point`: one value becomes `then`."""
+    return [then if known == value else otherwise for known in range(256)]

@@ -346,7 +346,7 @@ def _wire_edits(
     stopped.then(lambda: _buttons(running=False), None, buttons, **_QUICK)
     stage.correct.click(actions.correct, None, [*stage.shown, stage.texts["instruction"]], **_QUICK)
     stage.gallery.select(actions.choose, None, stage.shown, **_QUICK)
-    chips.click(lambda sample: sample[0], [chips], [stage.texts["instruction"]], **_QUICK)
+    chips.click(_first, [chips], [stage.texts["instruction"]], **_QUICK)
     stage.model.change(
         actions.choose_model,
         [stage.model, stage.method],
@@ -359,6 +359,10 @@ def _wire_edits(
         [*stage.groups.values(), *stage.texts.values(), stage.explore],
         **_QUICK,
     )
+
+
+def _first(sample: list[str]) -> str:
+    return sample[0]
 
 
 def _buttons(*, running: bool) -> tuple[gr.Button, gr.Button, gr.Button]:
