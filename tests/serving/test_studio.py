@@ -216,3 +216,20 @@ def test_everything_that_can_be_pressed_has_a_name(page: Any, photo: Path):
             .map(e => e.outerHTML.slice(0, 200))"""
     )
     assert nameless == []
+
+
+@pytest.mark.long
+def test_explored_edits_are_made_when_chosen_and_advice_is_heeded(page: Any, photo: Path):
+    begin(page, photo)
+    page.get_by_label("What should change?").fill("make it night")
+    page.get_by_role("tab", name="Explore").click()
+    page.locator("#explore").click()
+    page.locator("#found img").first.wait_for()
+    assert page.locator("#found img").count() == 9
+    page.locator("#found img").nth(3).click()
+    page.locator("#notice", has_text=re.compile("“make it night” · seed")).wait_for()
+    page.locator("#run").wait_for()
+    assert len(turns(page)) == 2
+    page.locator("#heed").click()  # random weights leave little of a picture
+    page.locator("#history .turn").nth(2).wait_for(state="attached")
+    assert "2 · from 0" in turns(page)[2]

@@ -1,0 +1,37 @@
+"""The page's server and its knobs."""
+
+from pathlib import Path
+
+import pytest
+
+import wordbrush
+from tests.serving import studios
+from wordbrush.editors import METHODS, Method
+from wordbrush.editors.settings import InstructPix2PixSettings
+from wordbrush.serving import web
+from wordbrush.serving.knobs import offered, read_knobs, shown
+
+
+def test_a_taken_port_is_one_clear_line_and_only_this_computer_is_let_in(tiny_checkpoint: Path):
+    with studios.running(tiny_checkpoint) as (url, _):
+        assert url.startswith("http://127.0.0.1:")
+        port = int(url.rstrip("/").rpartition(":")[2])
+        with pytest.raises(wordbrush.WordbrushError, match="another --port"):
+            web.serve(studios.menu(tiny_checkpoint), port=port)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_knobs_show_settings_and_give_them_back(method: Method):
+    settings = method.settings()
+    read = read_knobs(method, shown(method, settings))
+    assert read == {control.name: getattr(settings, control.name) for control in offered(method)}
+    assert not any(control.local for control in offered(method))
+
+
+def test_what_a_visitor_may_choose_is_on_the_menu(tiny_checkpoint: Path):
+    menu = studios.menu(tiny_checkpoint, steps=2)
+    assert menu.models == [tiny_checkpoint.name]
+    assert menu.defaults(menu.models[0], "instruct-pix2pix") == InstructPix2PixSettings(steps=2)
+    for wrong in ((str(tiny_checkpoint), "instruct-pix2pix"), (menu.models[0], "sdedit")):
+        with pytest.raises(wordbrush.UsageError):
+            menu.editor(*wrong)
