@@ -24,12 +24,16 @@ WINDOWS=(--window 96 --batch-size 64 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" "${WINDOWS[@]}" \
   --output "$WORK/text-to-image-windows"
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${STEPS:-2500}" \
-  --init-from "$WORK/text-to-image-windows/model" --output "$WORK/text-to-image"
+  --init-from "$WORK/text-to-image-windows/model" --output "$WORK/text-to-image-first"
 
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" "${WINDOWS[@]}" \
-  --init-from "$WORK/text-to-image/model" --output "$WORK/editor-windows"
+  --init-from "$WORK/text-to-image-first/model" --output "$WORK/editor-windows"
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/editor-windows/model" --output "$WORK/editor"
+
+# What the editor has learned about things serves the text-to-image model, too.
+"$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${CAPTION_STEPS:-500}" \
+  --init-from "$WORK/editor/model" --output "$WORK/text-to-image"
 
 "$WORDBRUSH" train recogniser --data "$WORK/edits" --output "$WORK/recogniser" --optimizer muon --steps 3000
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests import tiny
-from wordbrush.diffusion.conditioning import Conditioning, widen_input
+from wordbrush.diffusion.conditioning import Conditioning, narrow_input, widen_input
 from wordbrush.diffusion.sampling import Progress, denoise, initial_latents, predict_noise
 
 CPU = torch.device("cpu")
@@ -189,3 +189,13 @@ def test_a_widened_unet_computes_the_same_and_reloads(tmp_path: Any) -> None:
     again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path)
     assert torch.equal(again(torch.cat([latents, latents], 1), 10, text).sample, before)
     assert again.conv_in.weight.requires_grad
+
+
+@torch.no_grad()
+def test_a_narrowed_unet_computes_as_without_a_picture(tmp_path: Any) -> None:
+    unet = tiny.unet(in_channels=8).eval()
+    latents, text, t = randn(2, 4, 8, 8), randn(2, 5, 32), 7
+    expected = unet(torch.cat([latents, torch.zeros_like(latents)], 1), t, text).sample
+    narrow_input(unet, 4).save_pretrained(tmp_path)
+    found = diffusers.UNet2DConditionModel.from_pretrained(tmp_path).eval()(latents, t, text).sample
+    assert torch.allclose(found, expected, atol=1e-5)

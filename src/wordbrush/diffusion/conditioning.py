@@ -39,3 +39,13 @@ def widen_input(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DCondit
     unet.conv_in = new
     unet.register_to_config(in_channels=new.in_channels)
     return unet
+
+
+def narrow_input(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+    """Take all but the first input channels from `unet`, in place; it computes as if the others were zero."""
+    old = unet.conv_in
+    new = nn.Conv2d(channels, old.out_channels, 3, padding=1).to(old.weight.device, old.weight.dtype)
+    new.load_state_dict({**old.state_dict(), "weight": old.weight[:, :channels]})
+    unet.conv_in = new
+    unet.register_to_config(in_channels=channels)
+    return unet

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import open_blocks
+from wordbrush.diffusion.conditioning import narrow_input
 from wordbrush.diffusion.loss import timestep_weights
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.storybook.dataset import RenderedEdits
@@ -51,7 +52,10 @@ class Config(LoopConfig):
         3.0, ge=1, description="strong noise is drawn more often; 1: all timesteps alike, up to --min-snr"
     )
     widths: list[int] = Field([64, 128, 160], description="channels at 16, 8 and 4 latents a side")
-    init_from: Path | None = Field(None, description="folder of the U-Net that a new run starts from")
+    init_from: Path | None = Field(
+        None,
+        description="folder of the U-Net that a new run starts from; an editor loses its picture",
+    )
     window: int | None = Field(
         None, ge=8, description="pixels of a side of windows around single things, in the place of pictures"
     )
@@ -114,7 +118,8 @@ class TextToImageRecipe:
 
 def _make_unet(config: Config, parts: LatentDiffusion) -> UNet2DConditionModel:
     if config.init_from is not None:
-        return UNet2DConditionModel.from_pretrained(config.init_from)
+        unet = UNet2DConditionModel.from_pretrained(config.init_from)
+        return narrow_input(unet, parts.latent_channels)  # an editor's picture is left out
     return build_unet(config.widths, parts.latent_channels, parts.text_encoders[0].config.hidden_size)
 
 
