@@ -765,9 +765,12 @@ def serve(
         Path | None, typer.Option(help="The same, one a line; # begins a remark.")
     ] = None,
     max_queue: Annotated[
-        int, typer.Option(min=1, help="Edits that may wait; further ones are refused.")
+        int, typer.Option(min=1, help="Edits that may wait; of several keys, each may have half of them.")
     ] = 100,
-    max_batch: Annotated[int, typer.Option(min=1, help="Edits that go through the model together.")] = 4,
+    max_batch: Annotated[int, typer.Option(min=1, help="Results that are made together.")] = 4,
+    max_disk: Annotated[
+        float, typer.Option(min=0.01, help="GiB for uploads and results; the oldest results go first.")
+    ] = 10.0,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that an edit may run.")] = 300.0,
     keep: Annotated[
         float, typer.Option(min=1, help="Seconds that an edit and its results are kept.")
@@ -807,6 +810,7 @@ def serve(
             keys=Keys(keys),
             limits=Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_size=max_size),
             max_queue=max_queue,
+            max_disk=int(max_disk * 2**30),
             max_batch=max_batch,
             time_limit=time_limit,
             keep=keep,

@@ -10,6 +10,7 @@ import io
 import math
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,11 @@ MAX_ASPECT: Final = 8
 _FORMATS: Final = (
     "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF",
 )  # fmt: skip
+FROM_STRANGERS: Final = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "HEIF")
+"""The formats that are safe to take from a network: the others can hold more than their header says.
+
+A TIFF's tiles may be larger than its picture, and Pillow decodes the picture inside an ICO as it opens it.
+"""
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -56,7 +62,12 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_image(
+    source: str | Path | bytes | BinaryIO,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = _FORMATS,
+) -> Picture:
     """Read a picture file, however odd, without trusting it.
 
     The orientation of EXIF is applied, colours are converted from the file's ICC profile to sRGB,
@@ -66,6 +77,7 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
     Args:
         source: a path, the file's bytes, or a binary file.
         max_pixels: larger pictures are refused before they are decoded.
+        formats: Pillow's names of those that are read.
 
     Raises:
         ImageError: the file is missing, not a picture, damaged or too large.
@@ -74,7 +86,8 @@ def open_image(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_P
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own pixel limit and its remarks on odd metadata
-            image = Image.open(io.BytesIO(data), formats=_formats())
+            known = [kind for kind in _formats() if kind in formats]
+            image = Image.open(io.BytesIO(data), formats=known)
             kind, notes = image.format or "", _notes(image)
             if image.width * image.height > max_pixels:
                 raise ImageError(

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
+from wordbrush.serving.connections import listen, make_server
 from wordbrush.serving.http import build
 from wordbrush.serving.service import Service
 from wordbrush.serving.starting import make_service
@@ -32,8 +31,7 @@ def make(checkpoint: Path, folder: Path, **options: Any) -> Service:
 @contextmanager
 def running(service: Service, **options: Any) -> Iterator[httpx.Client]:
     """Serves while the block runs; gives a client that knows the address."""
-    server = uvicorn.Server(uvicorn.Config(build(service, **options), log_level="error"))
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server, listening = make_server(build(service, **options), service.worker), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -2,13 +2,11 @@
 
 import base64
 import io
-import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import StreamingResponse
@@ -20,11 +18,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from wordbrush import __version__
-from wordbrush.errors import ModelError, WordbrushError
+from wordbrush.errors import ModelError
+from wordbrush.serving.connections import listen, make_server
 from wordbrush.serving.fields import offered
 from wordbrush.serving.jobs import Job, State
 from wordbrush.serving.metrics import JobMetrics, RequestMetrics
-from wordbrush.serving.openai_edits import ImagesEdits
+from wordbrush.serving.openai_edits import ImagesEdits, describe_body
+from wordbrush.serving.origins import check_origin
 from wordbrush.serving.replies import ApiError, ErrorDetail, ErrorReply, add_error_replies, error_detail
 from wordbrush.serving.service import STARTED, Service
 from wordbrush.serving.uploads import BodyLimit, read_upload
@@ -83,6 +83,8 @@ class EditStatus(BaseModel):
     seeds: list[int]
     warnings: list[str]
     settings: dict[str, Any]
+    english: str | None = None
+    """What was made of an instruction in another language."""
     error: ErrorDetail | None = None
 
 
@@ -107,13 +109,14 @@ def build(service: Service, *, cors_origins: Sequence[str] = ()) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # an empty reply that sends elsewhere: 404 says more
         generate_unique_id_function=lambda route: route.name,
         responses=_ERRORS,
     )
     registry = CollectorRegistry()
     registry.register(JobMetrics(service.table, service.worker))
     add_error_replies(app)
-    _add_routes(app, service, registry)
+    _add_routes(app, service, registry, cors_origins)
     app.add_middleware(BodyLimit, most=service.limits.max_bytes)
     app.add_middleware(RequestMetrics, registry=registry)
     if cors_origins:
@@ -130,21 +133,8 @@ def serve(service: Service, *, host: str, port: int, cors_origins: Sequence[str]
         WordbrushError: the address or the port cannot be had.
         ModelError: the model cannot be loaded.
     """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise WordbrushError(f"cannot listen at {host}, port {port}: try another --port") from error
-    app = build(service, cors_origins=cors_origins)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(service.worker.options.grace) + 1,
-        )
-    )
+    listening = listen(host, port)
+    server = make_server(build(service, cors_origins=cors_origins), service.worker)
 
     def give_up() -> None:
         server.should_exit = True
@@ -157,9 +147,12 @@ def serve(service: Service, *, host: str, port: int, cors_origins: Sequence[str]
         raise ModelError(service.worker.failure)
 
 
-def _add_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
-    routes, guard = _Routes(service, registry), _Guard(service)
-    locked: dict[str, Any] = {"dependencies": [Depends(guard)]} if service.keys else {}
+def _add_routes(
+    app: FastAPI, service: Service, registry: CollectorRegistry, cors_origins: Sequence[str]
+) -> None:
+    routes = _Routes(service, registry)
+    guard = _Guard(service) if service.keys else _OwnPages(cors_origins)
+    locked: dict[str, Any] = {"dependencies": [Depends(guard)]}
     body = _body(service)
     app.add_api_route(
         "/v1/edits",
@@ -197,7 +190,7 @@ def _add_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> 
         ImagesEdits(service).__call__,
         methods=["POST"],
         name="images_edits",
-        openapi_extra={"requestBody": _openai_body()},
+        openapi_extra={"requestBody": describe_body(service)},
         **locked,
     )
     app.add_api_route("/v1/models", routes.models, methods=["GET"], **locked)
@@ -205,8 +198,19 @@ def _add_routes(app: FastAPI, service: Service, registry: CollectorRegistry) -> 
     app.add_api_route(
         "/metrics", routes.metrics, methods=["GET"], response_class=Response, responses=text, **locked
     )
-    app.add_api_route("/healthz", routes.healthz, methods=["GET"])
-    app.add_api_route("/readyz", routes.readyz, methods=["GET"])
+    for path, answer in (("/healthz", routes.healthz), ("/readyz", routes.readyz)):
+        app.add_api_route(path, answer, methods=["GET"])
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+
+
+class _OwnPages:
+    """Lets in everybody but other sites' pages."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self.origins = origins
+
+    async def __call__(self, request: Request) -> None:
+        check_origin(request, self.origins)
 
 
 class _Guard:
@@ -233,9 +237,11 @@ class _Routes:
     def __init__(self, service: Service, registry: CollectorRegistry) -> None:
         self.service, self.registry = service, registry
 
-    async def create(self, request: Request) -> EditStatus:
+    async def create(self, request: Request, response: Response) -> EditStatus:
         """Ask for an edit: multipart with the picture as a file, or JSON with it in base64."""
-        job = await self.service.accept(await read_upload(request), owner=_owner(request))
+        with self.service.room.hold(request):
+            job = await self.service.accept(await read_upload(request), owner=_owner(request))
+        response.headers["Location"] = f"/v1/edits/{job.id}"
         return await self._status(job)
 
     async def status(self, request: Request, edit_id: str) -> EditStatus:
@@ -243,13 +249,13 @@ class _Routes:
         return await self._status(await self.service.job(edit_id, _owner(request)))
 
     async def cancel(self, request: Request, edit_id: str) -> EditStatus:
-        """Cancel an edit; if it runs, it stops at its next step."""
+        """Cancel an edit, which stops at its next step; one that has ended is deleted, and its results."""
         job = await self.service.job(edit_id, _owner(request))
-        cancelled = await run_in_threadpool(self.service.table.cancel, job.id)
-        if cancelled is None or cancelled.state != "cancelled":
-            state = "gone" if cancelled is None else cancelled.state
-            raise ApiError(409, f"the edit is {state}: there is nothing to cancel", code="already_ended")
-        return await self._status(cancelled)
+        if job.has_ended:
+            await run_in_threadpool(self.service.table.forget, job)
+        else:
+            job = await run_in_threadpool(self.service.table.cancel, job.id) or job
+        return await self._status(job)
 
     async def events(self, request: Request, edit_id: str) -> StreamingResponse:
         """Server-sent events: the status whenever it changes, until the edit has ended."""
@@ -311,13 +317,14 @@ class _Routes:
             num_steps=job.num_steps,
             num_results=job.num_results if done else 0,
             seeds=job.record.get("seeds", []),
-            warnings=job.record.get("warnings", []),
+            warnings=job.record.get("warnings", [job.heard.warning] if job.heard else []),
             settings=job.record.get("settings", {}),
+            english=job.heard.english if job.heard else None,
             error=error_detail(500, job.error, "edit_failed") if job.error else None,
         )
 
     async def _events(self, job: Job) -> AsyncGenerator[str]:
-        seen, said = None, time.monotonic()
+        seen, said, current = None, time.monotonic(), job
         async for current in self.service.follow(job.id):
             if current != seen:
                 status = await self._status(current)
@@ -327,6 +334,9 @@ class _Routes:
             elif time.monotonic() - said > _KEEP_ALIVE:
                 yield ": still there\n\n"
                 said = time.monotonic()
+        if not current.has_ended:
+            error = ErrorReply(error=self.service.why_unfinished().detail)
+            yield f"event: error\ndata: {error.model_dump_json()}\n\n"
 
 
 def _owner(request: Request) -> str:
@@ -352,25 +362,10 @@ def _body(service: Service) -> dict[str, Any]:
 
 def _with_pictures(fields: dict[str, Any], picture: dict[str, str]) -> dict[str, Any]:
     pictures = {
-        "image": {**picture, "description": "PNG, JPEG, WebP, ...: the file itself"},
+        "image": {**picture, "description": "PNG, JPEG, WebP, GIF, AVIF or HEIC: the file itself"},
         "mask": {**picture, "description": "of the picture's size: white may change, black may not"},
     }
     return {**fields, "properties": pictures | fields["properties"], "required": ["image"]}
-
-
-def _openai_body() -> dict[str, Any]:
-    file = {"type": "string", "format": "binary"}
-    properties: dict[str, Any] = {
-        "image": {**file, "description": "the picture"},
-        "mask": {**file, "description": "of the picture's size: what is transparent may change"},
-        "prompt": {"type": "string", "maxLength": 2000},
-        "n": {"type": "integer", "minimum": 1, "maximum": 10, "default": 1},
-        "size": {"type": "string", "default": "auto", "description": "auto, or the picture's own size"},
-        "response_format": {"type": "string", "enum": ["b64_json"]},
-        "model": {"type": "string"},
-    }
-    schema = {"type": "object", "properties": properties, "required": ["image", "prompt"]}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 def _example_picture() -> str:

@@ -4,7 +4,9 @@ A folder holds `jobs.sqlite` and, for every job, a folder of files: the picture 
 ended, then the results `0.png`, `1.png`, ...
 """
 
+import dataclasses
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -21,6 +23,8 @@ from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
+_PIXEL = 4
+"""Bytes of a pixel in a result, at most."""
 STATES: tuple[State, ...] = get_args(State)
 MAX_ATTEMPTS = 2
 """How often a job is begun whose process died."""
@@ -45,20 +49,55 @@ CREATE TABLE IF NOT EXISTS jobs (
     attempts INTEGER NOT NULL DEFAULT 0,
     claim TEXT,
     record TEXT NOT NULL DEFAULT '{}',
-    error TEXT
+    error TEXT,
+    heard TEXT,
+    bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
+_ADDED = {"heard": "TEXT", "bytes": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns that a table of an earlier version lacks."""
 _DIED = "the process that edits died while it was at this job; it was tried {} times"
 
 
 class QueueFullError(WordbrushError):
     """As many jobs are waiting as may; `retry_after` is in seconds."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"too many edits are waiting: try again in {retry_after} s")
+    def __init__(self, retry_after: int, whose: str = "edits") -> None:
+        super().__init__(f"too many {whose} are waiting: try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class DiskFullError(WordbrushError):
+    """The jobs' files would take more of the disk than they may."""
+
+    def __init__(self) -> None:
+        super().__init__("the results of other edits fill the service's disk: try again later")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An instruction in another language, and how it was read."""
+
+    said: str
+    english: str
+    language: str
+    translator: str
+    """What turned it into English; never a path."""
+    unsure: Sequence[str] = ()
+    """The parts that were not understood."""
+
+    @property
+    def warning(self) -> str:
+        """The same in a line for people."""
+        line = f"“{self.said}” was read as “{self.english}”"
+        return f"{line}; not understood: {', '.join(self.unsure)}" if self.unsure else line
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What the record of a result says of it, as `wordbrush.languages.editor` writes it."""
+        return {"said": self.said, "said_in": self.language, "translator": self.translator}
 
 
 @dataclass(frozen=True)
@@ -77,6 +116,14 @@ class NewJob:
     mask: bytes | None = None
     owner: str = ""
     """Who may see the job."""
+    heard: Heard | None = None
+    """Where `asked` holds the English of another instruction."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the disk, that the job will take at most: its files, and results that compress badly."""
+        width, height = self.size
+        return len(self.picture) + len(self.mask or b"") + _PIXEL * width * height * self.num_variations
 
 
 @dataclass(frozen=True)
@@ -102,6 +149,14 @@ class Job:
     record: dict[str, Any]
     """Of a job that is done: its seeds and warnings."""
     error: str | None
+    heard: Heard | None
+    bytes: int
+    """Of its files on the disk; until it has ended, what they may come to."""
+
+    @property
+    def num_pixels(self) -> int:
+        """Of all its results."""
+        return self.width * self.height * self.num_results
 
     @property
     def has_ended(self) -> bool:
@@ -115,14 +170,18 @@ class JobTable:
     Args:
         folder: made if missing, readable by its owner alone.
         max_queue: most jobs that may wait.
+        max_each: most of them that one owner may have; None for as many as may wait.
+        max_disk: bytes that the files of all jobs may take together; None for no limit.
 
     Raises:
         OutputError: the folder cannot be made or written.
         UsageError: its table is damaged.
     """
 
-    def __init__(self, folder: Path, *, max_queue: int = 100) -> None:
-        self.folder, self.max_queue = folder, max_queue
+    def __init__(
+        self, folder: Path, *, max_queue: int = 100, max_each: int | None = None, max_disk: int | None = None
+    ) -> None:
+        self.folder, self.max_queue, self.max_each, self.max_disk = folder, max_queue, max_each, max_disk
         self._lock = threading.RLock()
         make_folder(folder)
         folder.chmod(0o700)
@@ -135,6 +194,7 @@ class JobTable:
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = FULL")  # an answer of "accepted" holds after a power cut
             self._base.executescript(_CREATE)
+            self._add_columns()
         except sqlite3.DatabaseError as error:
             raise UsageError(
                 f"{folder / 'jobs.sqlite'} cannot be used ({error}): name another folder"
@@ -149,18 +209,24 @@ class JobTable:
         """Where a job's file lies: "picture", "mask.png", "0.png", ..."""
         return self.folder / "files" / job_id / name
 
-    def check_room(self) -> None:
-        """Raise a `QueueFullError` if no further job would be taken now."""
+    def check_room(self, owner: str = "") -> None:
+        """Raise a `QueueFullError` if no further job of that owner would be taken now."""
         if self.counts()["queued"] >= self.max_queue:
             raise QueueFullError(self._retry_after())
+        if self.max_each is not None:
+            own = self._one("SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND owner = ?", owner)
+            if own >= self.max_each:
+                raise QueueFullError(self._retry_after(), "of your edits")
 
     def add(self, new: NewJob) -> Job:
         """Take a job; once this returns, it is on the disk.
 
         Raises:
             QueueFullError: too many are waiting.
+            DiskFullError: there is no room for its results, even without those of ended jobs.
             OutputError: its files cannot be written.
         """
+        self._make_room(new.num_bytes)
         job_id = secrets.token_urlsafe(16)
         home = self.file(job_id, "")
         home.mkdir()
@@ -168,8 +234,12 @@ class JobTable:
             _write(home / "picture", new.picture)
             if new.mask is not None:
                 _write(home / "mask.png", new.mask)
+            _sync(home)
+            _sync(home.parent)
             with self._writing():
-                self.check_room()
+                self.check_room(new.owner)
+                if self._lacks(new.num_bytes):  # another was added meanwhile
+                    raise DiskFullError
                 self._insert(job_id, new)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
@@ -202,10 +272,17 @@ class JobTable:
         with self._lock:
             return dict(self._base.execute("SELECT name, value FROM totals").fetchall())
 
-    def claim(self, most: int, key: Callable[[Job], Hashable]) -> list[Job]:
-        """Take the oldest waiting job, and up to `most` - 1 further ones of the same settings and key.
+    def claim(
+        self, most: int, key: Callable[[Job], Hashable], *, most_pixels: float = float("inf")
+    ) -> list[Job]:
+        """Take the oldest waiting job, and further ones of the same settings and key.
 
         A job whose process died is taken by itself: it may have been the reason.
+
+        Args:
+            most: results of all of them together; the first may have more.
+            key: has to be equal.
+            most_pixels: of all results, likewise.
         """
         with self._writing():
             waiting = self._select("state = 'queued' ORDER BY number LIMIT 200")
@@ -218,7 +295,11 @@ class JobTable:
                 alike = (
                     o for o in others if not o.attempts and _same(o) == wanted[0] and key(o) == wanted[1]
                 )
-                chosen += [other for _, other in zip(range(most - 1), alike, strict=False)]
+                for other in alike:
+                    batch = [*chosen, other]
+                    pixels = sum(job.num_pixels for job in batch)
+                    if sum(job.num_results for job in batch) <= most and pixels <= most_pixels:
+                        chosen = batch
             token, now = secrets.token_hex(8), time.time()
             for job in chosen:
                 self._base.execute(
@@ -247,6 +328,7 @@ class JobTable:
 
     def finish(self, job: Job, record: Mapping[str, Any]) -> None:
         """A claimed job's results are on the disk."""
+        _sync(self.file(job.id, ""))  # their names, too, before the job says so
         self._end(job, "done", record=json.dumps(record))
 
     def fail(self, job: Job, message: str) -> None:
@@ -259,6 +341,12 @@ class JobTable:
         if job is not None and not job.has_ended:
             self._end(job, "cancelled", any_claim=True)
         return self.get(job_id)
+
+    def forget(self, job: Job) -> None:
+        """Delete an ended job and its files."""
+        with self._writing():
+            self._base.execute("DELETE FROM jobs WHERE id = ? AND ended IS NOT NULL", (job.id,))
+        shutil.rmtree(self.file(job.id, ""), ignore_errors=True)
 
     def give_back(self, jobs: Sequence[Job], *, counted: bool = False) -> None:
         """Put claimed jobs back into the queue; the attempt counts only if told so."""
@@ -294,10 +382,29 @@ class JobTable:
         """Forget the jobs that ended longer ago than that, with their files; returns how many."""
         old = self._select("ended < ?", time.time() - seconds)
         for job in old:
-            with self._writing():
-                self._base.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
-            shutil.rmtree(self.file(job.id, ""), ignore_errors=True)
+            self.forget(job)
         return len(old)
+
+    def _make_room(self, wanted: int) -> None:
+        """Forget the jobs that ended first until that many bytes are free."""
+        if self._lacks(wanted, "ended IS NULL"):  # nothing is lost where it would not help
+            raise DiskFullError
+        for job in self._select("ended IS NOT NULL ORDER BY ended") if self._lacks(wanted) else []:
+            if self._lacks(wanted):
+                self.forget(job)
+
+    def _lacks(self, wanted: int, which: str = "TRUE") -> bool:
+        """Whether that many bytes more than those jobs have would be too many."""
+        if self.max_disk is None:
+            return False
+        used = self._one(f"SELECT COALESCE(SUM(bytes), 0) FROM jobs WHERE {which}")
+        return int(used) + wanted > self.max_disk
+
+    def _add_columns(self) -> None:
+        known = {row["name"] for row in self._base.execute("PRAGMA table_info(jobs)")}
+        for name, kind in _ADDED.items():
+            if name not in known:
+                self._base.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
 
     def _insert(self, job_id: str, new: NewJob) -> None:
         width, height = new.size
@@ -312,6 +419,8 @@ class JobTable:
             "has_mask": new.mask is not None,
             "num_results": new.num_variations,
             "created": time.time(),
+            "heard": None if new.heard is None else json.dumps(dataclasses.asdict(new.heard)),
+            "bytes": new.num_bytes,
         }
         marks = ", ".join("?" * len(values))
         self._base.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
@@ -321,10 +430,13 @@ class JobTable:
     ) -> None:
         now = time.time()
         mine = "state IN ('queued', 'running')" if any_claim else "state = 'running' AND claim = ?"
-        values = (state, now, error, record, job.id, *(() if any_claim else (job.claim,)))
+        size = self._size(job) if state == "done" else 0
+        values = (state, now, error, record, size, job.id, *(() if any_claim else (job.claim,)))
         with self._writing():
             changed = self._base.execute(
-                f"UPDATE jobs SET state = ?, ended = ?, error = ?, record = ? WHERE id = ? AND {mine}", values
+                "UPDATE jobs SET state = ?, ended = ?, error = ?, record = ?, bytes = ? "
+                f"WHERE id = ? AND {mine}",
+                values,
             ).rowcount
             if changed:
                 run = now - job.started if job.started and state == "done" else 0.0
@@ -332,6 +444,10 @@ class JobTable:
         if changed:
             for name in ("picture", "mask.png"):  # nobody needs them any more
                 self.file(job.id, name).unlink(missing_ok=True)
+
+    def _size(self, job: Job) -> int:
+        """Bytes of a job's results."""
+        return sum(file.stat().st_size for file in self.file(job.id, "").glob("[0-9]*.png"))
 
     def _count(self, **changes: float) -> None:
         for name, change in changes.items():
@@ -396,9 +512,21 @@ def _job(row: sqlite3.Row) -> Job:
     for name in ("asked", "settings", "record"):
         values[name] = json.loads(values[name])
     values["has_mask"] = bool(values["has_mask"])
+    values["heard"] = Heard(**json.loads(values["heard"])) if values["heard"] else None
     return Job(**values)
 
 
 def _write(path: Path, data: bytes) -> None:
     with atomic_file(path) as file:
         file.write(data)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk: a file that is synced may still be lost without."""
+    if os.name == "nt":  # Windows opens no folders
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

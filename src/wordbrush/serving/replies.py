@@ -8,20 +8,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from wordbrush.errors import ImageError, UsageError, WordbrushError
-from wordbrush.serving.jobs import QueueFullError
+from wordbrush.serving.jobs import DiskFullError, QueueFullError
 
 _CODES = {
     400: "invalid_request",
     401: "invalid_api_key",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     409: "conflict",
     413: "request_too_large",
     415: "unsupported_media_type",
     429: "queue_full",
     503: "not_ready",
+    507: "disk_full",
 }
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _log = logging.getLogger(__name__)
@@ -53,6 +57,11 @@ class ApiError(Exception):
         self.detail = error_detail(status, message, code)
 
 
+def client_left() -> ApiError:
+    """What is noted of a request whose client hung up; nobody reads it."""
+    return ApiError(499, "the client went away", code="client_closed_request")
+
+
 def error_detail(status: int, message: str, code: str | None = None) -> ErrorDetail:
     """The error object for an HTTP status."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
@@ -67,7 +76,14 @@ def error_response(error: ApiError) -> JSONResponse:
 
 def add_error_replies(app: FastAPI) -> None:
     """Answer every exception in that shape: no traceback, no path, no other format."""
-    for kind in (ApiError, WordbrushError, HTTPException, RequestValidationError, Exception):
+    for kind in (
+        ApiError,
+        WordbrushError,
+        HTTPException,
+        RequestValidationError,
+        ClientDisconnect,
+        Exception,
+    ):
         app.add_exception_handler(kind, _reply)
 
 
@@ -80,6 +96,10 @@ def _translate(error: Exception) -> ApiError:
         return error
     if isinstance(error, QueueFullError):
         return ApiError(429, str(error), headers={"Retry-After": str(error.retry_after)})
+    if isinstance(error, DiskFullError):
+        return ApiError(507, str(error), headers={"Retry-After": "60"})
+    if isinstance(error, ClientDisconnect):
+        return client_left()
     if isinstance(error, ImageError):
         return ApiError(400, str(error), code="invalid_image")
     if isinstance(error, UsageError):

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,14 +18,17 @@ from wordbrush.editors import Method
 from wordbrush.editors.asked import Asked
 from wordbrush.editors.settings import make_settings
 from wordbrush.errors import UsageError
+from wordbrush.languages.translation import Translator
 from wordbrush.serving.fields import fields_model, parse_fields, split_settings
-from wordbrush.serving.jobs import Job, JobTable, NewJob
+from wordbrush.serving.jobs import Heard, Job, JobTable, NewJob
 from wordbrush.serving.replies import ApiError
-from wordbrush.serving.uploads import Upload, open_pictures
+from wordbrush.serving.uploads import Room, Upload, open_pictures
 from wordbrush.serving.worker import Worker
 
 _SLOWEST_LOOK = 0.5
 """Most seconds between two looks at a job that is followed."""
+_MADE = 4
+"""Times the pixels of the largest picture that one request's results may have: all are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Limits:
     max_size: int = 1024
     """Of the setting `size`, in pixels."""
 
+    @property
+    def max_made(self) -> int:
+        """Pixels of all results of a request, and of a batch, together."""
+        return _MADE * self.max_pixels
+
 
 class Keys:
     """The API keys that let in; with none, everybody is.
@@ -49,8 +58,8 @@ class Keys:
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
 
-    def __bool__(self) -> bool:
-        return bool(self._digests)
+    def __len__(self) -> int:
+        return len(self._digests)
 
     def owner(self, given: str) -> str | None:
         """A name for the holder of a key; None for a wrong one. Its time says nothing of the keys."""
@@ -70,6 +79,8 @@ class Service:
     worker: Worker
     limits: Limits = Limits()
     keys: Keys = Keys()
+    translator: Translator | None = None
+    """What turns instructions into English; None leaves them as they are."""
 
     @property
     def model_name(self) -> str:
@@ -81,8 +92,21 @@ class Service:
         """All that a request may say besides its pictures."""
         return fields_model(self.method.settings, vars(self.defaults))
 
-    async def accept(self, upload: Upload, *, owner: str = "", transparent_changes: bool = False) -> Job:
+    @cached_property
+    def room(self) -> Room:
+        """For the bodies that are being read."""
+        return Room(self.limits.max_bytes)
+
+    async def accept(
+        self, upload: Upload, *, owner: str = "", transparent_changes: bool = False, size: Any = None
+    ) -> Job:
         """Check a request and take it as a job.
+
+        Args:
+            upload: what was sent.
+            owner: who sent it.
+            transparent_changes: see `open_pictures`.
+            size: as OpenAI writes it; the picture has to be that large, for the result will be as large.
 
         Raises:
             UsageError: a field, or the combination of them, makes no sense.
@@ -95,10 +119,14 @@ class Service:
             raise ApiError(404, f"this service has one model: {self.model_name}", code="model_not_found")
         asked, settings = split_settings(values)
         self._check_settings(settings)
-        await run_in_threadpool(self.table.check_room)  # before the work of decoding
+        await run_in_threadpool(self.table.check_room, owner)  # before the work of decoding
+        heard = await run_in_threadpool(self._hear, asked.get("instruction", ""))
+        if heard is not None:
+            asked["instruction"] = heard.english
         picture, mask = await open_pictures(
             upload, max_pixels=self.limits.max_pixels, transparent_changes=transparent_changes
         )
+        self._check_size(picture.image.size, size, values.get("num_variations", 1))
         self.method.check(Asked(**asked).request(picture.image))
         if asked.get("seed") is None:
             asked["seed"] = secrets.randbelow(2**31)  # now: a second attempt has to give the same
@@ -110,6 +138,7 @@ class Service:
             values.get("num_variations", 1),
             mask,
             owner,
+            heard,
         )
         return await run_in_threadpool(self.table.add, new)
 
@@ -121,11 +150,14 @@ class Service:
         return job
 
     async def follow(self, job_id: str) -> AsyncGenerator[Job]:
-        """The job, looked at again and again until it has ended, ever less often."""
+        """The job, looked at again and again until it has ended, ever less often.
+
+        It stops early if the job is deleted, or if the service stops and the job waits for its next start.
+        """
         pause = 0.02
         while (job := await run_in_threadpool(self.table.get, job_id)) is not None:
             yield job
-            if job.has_ended:
+            if job.has_ended or (self.worker.is_stopping and job.state == "queued"):
                 return
             await asyncio.sleep(pause)
             pause = min(_SLOWEST_LOOK, 1.2 * pause)
@@ -147,6 +179,31 @@ class Service:
             return await run_in_threadpool(self.table.file(job.id, f"{index}.png").read_bytes)
         except FileNotFoundError:
             raise ApiError(404, "there is no such edit, or its time is over") from None
+
+    def why_unfinished(self) -> ApiError:
+        """Why `follow` came to its end before the job."""
+        if self.worker.is_stopping:
+            words = "the service stops; the edit is kept and goes on when it starts again"
+            return ApiError(503, words, code="stopping", headers={"Retry-After": "30"})
+        return ApiError(404, "there is no such edit any more")
+
+    def _hear(self, instruction: str) -> Heard | None:
+        """None for what is English, or nothing."""
+        if self.translator is None or not instruction.strip():
+            return None
+        found = self.translator.translate(instruction)
+        if not found.changed:
+            return None
+        source = Path(found.source).name  # it may be the path of a checkpoint
+        return Heard(instruction, found.english, found.language, source, found.unsure)
+
+    def _check_size(self, picture: tuple[int, int], size: Any, num_variations: int) -> None:
+        own = "{}x{}".format(*picture)
+        if size not in (None, "auto", own):
+            raise UsageError(f"size is {str(size)[:100]!r}: the result has the picture's size, {own} or auto")
+        most = self.limits.max_made // (picture[0] * picture[1])
+        if num_variations > most:
+            raise UsageError(f"num_variations is {num_variations}: of a picture of {own} it may be {most}")
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         make_settings(self.method.settings, vars(self.defaults) | dict(settings))

@@ -8,7 +8,7 @@ from wordbrush.controls import keep_nothing
 from wordbrush.diffusion.inversion_cache import default_folder as inversions
 from wordbrush.editors import find_method, settings_for
 from wordbrush.errors import UsageError
-from wordbrush.languages import TABLES
+from wordbrush.languages import OFF, TABLES, load_translator
 from wordbrush.models import is_hub_id, resolve
 from wordbrush.serving.jobs import JobTable
 from wordbrush.serving.service import Keys, Limits, Service
@@ -25,6 +25,7 @@ def make_service(
     keys: Keys | None = None,
     limits: Limits | None = None,
     max_queue: int = 100,
+    max_disk: int | None = None,
     max_batch: int = 4,
     time_limit: float = 300.0,
     keep: float = 3600.0,
@@ -33,17 +34,18 @@ def make_service(
 
     Args:
         load: the keywords of `wordbrush.load`, "model" and "method" among them.
-        translator: what turns instructions into English; see `load_editor`.
+        translator: what turns instructions into English: see `load_translator`; "off" leaves them.
         folder: of the jobs.
         keys: who is let in.
         limits: of one request.
-        max_queue: edits that may wait.
-        max_batch: edits that go through the model together.
+        max_queue: edits that may wait; where there are several keys, each may have half of them.
+        max_disk: bytes of the disk for uploads and results; None for no limit.
+        max_batch: results that are made together.
         time_limit: seconds that an edit may run.
         keep: seconds that an edit is kept once it has ended.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or no such translator.
         UsageError: an unknown method, or a bad setting.
     """
     model, method = load["model"], find_method(load["method"])
@@ -51,17 +53,21 @@ def make_service(
     # What a method keeps for later edits would be made from strangers' pictures.
     given = keep_nothing(method.settings) | {name: value for name, value in load.items() if name not in _LOAD}
     defaults = settings_for(model, method, given)
-    table = JobTable(folder, max_queue=max_queue)
+    keys, limits = keys or Keys(), limits or Limits()
+    max_each = (max_queue + 1) // 2 if len(keys) > 1 else None
+    table = JobTable(folder, max_queue=max_queue, max_each=max_each, max_disk=max_disk)
     options = WorkerOptions(
         folder,
         model_name=public_name(model),
         load={**load, **given},
-        translator=translator,
         max_batch=max_batch,
+        max_pixels=limits.max_made,
         time_limit=time_limit,
     )
     worker = Worker(options, table, keep=keep)
-    return Service(method, defaults, table, worker, limits or Limits(), keys or Keys())
+    needs_english = translator != OFF and "instruction" in method.needs
+    hears = load_translator(translator) if needs_english else None
+    return Service(method, defaults, table, worker, limits, keys, hears)
 
 
 def public_name(model: str | Path) -> str:

@@ -9,22 +9,23 @@ import dataclasses
 import logging
 import multiprocessing
 import signal
+import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import wordbrush
 from wordbrush.controls import controls
 from wordbrush.editors.asked import Asked
 from wordbrush.errors import ImageError, OutputError, UsageError, WordbrushError
-from wordbrush.images import Picture, open_image
-from wordbrush.languages import TABLES
-from wordbrush.languages.editor import load_editor
+from wordbrush.images import FROM_STRANGERS, Picture, open_image
 from wordbrush.outputs import save_result
 from wordbrush.serving.jobs import Job, JobTable
 from wordbrush.types import Editor, EditResult, StepInfo
@@ -51,8 +52,10 @@ class WorkerOptions:
     """What strangers may know of the model: a result's record says this instead of a path."""
     load: Mapping[str, Any]
     """The keywords of `wordbrush.load`."""
-    translator: str = TABLES
     max_batch: int = 4
+    """Results that are made together."""
+    max_pixels: float = float("inf")
+    """Of the results of a batch together."""
     time_limit: float = 300.0
     """Seconds that a batch may take."""
     grace: float = 20.0
@@ -66,7 +69,7 @@ class Worker:
         options: of the process.
         table: of the same folder.
         keep: seconds that an ended job is kept.
-        on_failure: called, in a thread, if the model cannot be loaded at all; `failure` says why.
+        on_failure: called, in a thread, if there will be no model any more; `failure` says why.
     """
 
     def __init__(
@@ -90,6 +93,11 @@ class Worker:
         return self._ready.is_set()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether nothing that waits will be begun any more."""
+        return self._stop.is_set()
+
+    @property
     def pid(self) -> int | None:
         """Of the process, while there is one."""
         return None if self._process is None else self._process.pid
@@ -104,16 +112,21 @@ class Worker:
         """Wait for the model; returns whether it is there."""
         return self._ready.wait(seconds)
 
-    def stop(self) -> None:
-        """End the process; what it cannot finish in time waits for the next one."""
+    def begin_stop(self) -> None:
+        """Tell the process to end; what it cannot finish in time waits for the next one."""
         self._stop.set()
+
+    def stop(self) -> None:
+        """The same, and wait for the end."""
+        self.begin_stop()
         self._thread.join()
 
     def _keep_alive(self) -> None:
         pause = 0.0
         while not self._stop.wait(pause):
             began = time.monotonic()
-            self._live()
+            with _logged("the model's process cannot be looked after"):
+                self._live()
             if self._stop.is_set():
                 return
             if self.failure:
@@ -126,6 +139,7 @@ class Worker:
 
     def _live(self) -> None:
         """One process from its start to its end."""
+        self.table.recover()  # again, if the disk was full when the last one ended
         pipe, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
             target=run, args=(self.options, theirs), name="wordbrush-worker", daemon=True
@@ -138,16 +152,19 @@ class Worker:
                 self._listen(pipe, process)
                 if time.monotonic() - tidied > 1:
                     tidied = time.monotonic()
-                    self._tidy(process)
+                    with _logged("the table cannot be tidied"):
+                        self._tidy(process)
             if process.is_alive():
                 self._end(pipe, process)
             else:
                 self._listen(pipe, process)  # its last word may be why it ended
         finally:
             self._ready.clear()
+            process.kill()  # an error may have led here while it lives
             process.join()
             pipe.close()
-            self.table.recover()
+            with _logged("the jobs of a process that ended cannot be given back"):
+                self.table.recover()
 
     def _listen(self, pipe: Connection, process: BaseProcess) -> None:
         try:
@@ -164,8 +181,10 @@ class Worker:
 
     def _tidy(self, process: BaseProcess) -> None:
         self.table.expire(self.keep)
-        for job in self.table.overdue(self.options.time_limit + _HUNG):
-            self.table.fail(job, _too_long(self.options.time_limit))
+        overdue = self.table.overdue(self.options.time_limit + _HUNG)
+        if len(overdue) == 1:  # of several, each is tried by itself
+            self.table.fail(overdue[0], _too_long(self.options.time_limit))
+        if overdue:
             process.kill()
 
     def _end(self, pipe: Connection, process: BaseProcess) -> None:
@@ -176,12 +195,21 @@ class Worker:
             process.kill()
 
 
+@contextmanager
+def _logged(what: str) -> Generator[None]:
+    """Go on after an error: that of a full disk may pass, and without this thread the service is dead."""
+    try:
+        yield
+    except Exception:
+        _log.exception(what)
+
+
 def run(options: WorkerOptions, pipe: Connection) -> None:
     """The whole life of the process: load the model, then edit until told to stop."""
     warnings.simplefilter("ignore")  # the libraries' remarks to their own users
     orders = _Orders(pipe)
     try:
-        editor = load_editor(options.translator, **options.load)
+        editor: Editor = wordbrush.load(**options.load)
     except WordbrushError as error:
         pipe.send(("failed", str(error)))
         return
@@ -228,7 +256,8 @@ class _Desk:
         if not self.table.has_waiting():
             return False
         self.orders.stop(_GATHER)
-        jobs = self.table.claim(self.options.max_batch, self._key)
+        most = self.options.max_pixels
+        jobs = self.table.claim(self.options.max_batch, self._key, most_pixels=most)
         pictures = self._open(jobs)
         jobs = [job for job in jobs if job.id in pictures]
         if jobs:
@@ -251,33 +280,39 @@ class _Desk:
         opened: dict[str, tuple[Picture, Picture | None]] = {}
         for job in jobs:
             try:
-                mask = open_image(self.table.file(job.id, "mask.png").read_bytes()) if job.has_mask else None
-                opened[job.id] = open_image(self.table.file(job.id, "picture").read_bytes()), mask
+                mask = self._picture(job, "mask.png") if job.has_mask else None
+                opened[job.id] = self._picture(job, "picture"), mask
             except (ImageError, OSError):
                 self.table.fail(job, "the picture cannot be read: send it again as PNG or JPEG")
         return opened
 
+    def _picture(self, job: Job, name: str) -> Picture:
+        return open_image(self.table.file(job.id, name).read_bytes(), formats=FROM_STRANGERS)
+
     def _edit(self, jobs: Sequence[Job], pictures: Mapping[str, tuple[Picture, Picture | None]]) -> None:
-        limit = self.options.time_limit
         try:
             results = self._results(jobs, pictures)
         except _Unwanted:
             return
-        except _OutOfTime:
-            for job in jobs:
-                self.table.fail(job, _too_long(limit))
         except _Stopped:
             self.table.give_back(jobs)
         except Exception as error:
             if len(jobs) > 1:
                 self.table.give_back(jobs, counted=True)  # each by itself, so that only the culprit fails
-                return
-            if not isinstance(error, UsageError | ImageError):
-                _log.exception("an edit failed")
-            self.table.fail(jobs[0], _explain(error))
+            else:
+                self._fail(jobs[0], error)
         else:
+            wanted = self.table.still_wanted(jobs)
             for job, result in zip(jobs, results, strict=True):
-                self._deliver(job, result, *pictures[job.id])
+                if job.id in wanted:
+                    self._deliver(job, result, *pictures[job.id])
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if isinstance(error, _OutOfTime):
+            return self.table.fail(job, _too_long(self.options.time_limit))
+        if not isinstance(error, UsageError | ImageError):
+            _log.error("an edit failed", exc_info=error)
+        return self.table.fail(job, _explain(error))
 
     def _results(
         self, jobs: Sequence[Job], pictures: Mapping[str, tuple[Picture, Picture | None]]
@@ -291,7 +326,7 @@ class _Desk:
         return editor.edit_batch(requests, on_step=_Watch(self, jobs))
 
     def _deliver(self, job: Job, result: EditResult, picture: Picture, mask: Picture | None) -> None:
-        settings = self._public(result.settings)
+        settings = self._public(result.settings) | (job.heard.record if job.heard else {})
         paths = [self.table.file(job.id, f"{index}.png") for index in range(len(result.images))]
         try:
             public = dataclasses.replace(result, settings=settings)
@@ -300,7 +335,7 @@ class _Desk:
             _log.exception("a result cannot be written")
             self.table.fail(job, "the result could not be stored")
             return
-        warned = [*picture.notes, *result.warnings]
+        warned = [*([job.heard.warning] if job.heard else []), *picture.notes, *result.warnings]
         self.table.finish(job, {"seeds": result.seeds, "warnings": warned, "settings": settings})
 
     def _public(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,8 +343,6 @@ class _Desk:
         hidden = {control.name for control in controls(type(self.editor.settings)) if control.local}
         files = {name: [Path(file).name for file in settings.get(name, ())] for name in ("lora", "concept")}
         kept = {name: value for name, value in settings.items() if name not in hidden}
-        if "translator" in kept:
-            kept["translator"] = Path(kept["translator"]).name
         return kept | files | {"model": self.options.model_name, "config": None}
 
 
@@ -330,7 +363,8 @@ class _Watch:
             raise _Stopped
         if now - self.noted >= _REPORT or info.step + 1 == info.num_steps:
             self.noted = now
-            self.desk.table.report(self.jobs, info.step + 1, info.num_steps)
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk: no reason to lose the edit
+                self.desk.table.report(self.jobs, info.step + 1, info.num_steps)
 
 
 class _Unwanted(Exception):
