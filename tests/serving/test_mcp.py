@@ -19,6 +19,7 @@ from PIL import Image
 
 import wordbrush
 from tests.serving.services import wait_for
+from wordbrush.editors.session_file import load_session
 from wordbrush.errors import UsageError
 from wordbrush.provenance import read_provenance
 from wordbrush.serving.mcp import Folder, build
@@ -30,6 +31,8 @@ def replies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("pictures")
     Image.effect_noise((48, 32), 60).convert("RGB").save(folder / "dog.png")
     Image.new("RGB", (8, 8)).save(folder.parent / "secret.png")
+    Image.new("L", (8000, 8000)).save(folder / "large.png")
+    (folder / "damaged.png").write_bytes(b"no picture")
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
     calls: dict[str, tuple[str, dict[str, Any]]] = {
         "edit": ("edit", {"picture": "dog.png", "instruction": "make it night", "seed": 3, "variations": 2}),
@@ -44,6 +47,15 @@ def replies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "not understood": ("edit", {"picture": "dog.png", "instruction": "把沙发变成熊猫"}),
         "turn": ("turn", {"session": "a.session", "instruction": "make it night", "picture": "dog.png"}),
         "second": ("turn", {"session": "a.session", "instruction": "make it snow", "seed": 5}),
+        "turn settings": (
+            "turn",
+            {"session": "b.session", "instruction": "make it night", "picture": "dog.png",
+             "settings": {"steps": 1}},
+        ),
+        "no session": ("turn", {"session": "b.png", "instruction": "make it night", "picture": "dog.png"}),
+        "missing": ("edit", {"picture": "none.png", "instruction": "make it night"}),
+        "damaged": ("edit", {"picture": "damaged.png", "instruction": "make it night"}),
+        "too many": ("edit", {"picture": "large.png", "instruction": "make it night", "variations": 2}),
         "undo": ("undo", {"session": "a.session"}),
         "branch": ("branch", {"session": "a.session", "turn": 0}),
         "third": ("turn", {"session": "a.session", "instruction": "make it day"}),
@@ -188,11 +200,23 @@ def test_the_folder_is_not_left(replies: dict[str, Any], name: str):
 @pytest.mark.parametrize(
     ("name", "words"),
     [("url", "URLs are not fetched"), ("empty", "instruction is empty"), ("no turn", "there is no turn 9"),
-     ("other model", "settled at the start")],
+     ("other model", "settled at the start"), ("no session", "ends in .session"),
+     ("too many", "of this picture 1 can be made"), ("missing", "none.png: cannot be read")],
 )  # fmt: skip
 def test_errors_are_clear(replies: dict[str, Any], name: str, words: str):
     assert replies[name].is_error
     assert words in text(replies[name])
+
+
+def test_errors_name_no_absolute_path(replies: dict[str, Any]):
+    for name in ("missing", "damaged", "taken", "no turn"):
+        assert str(replies["folder"].resolve().parent) not in text(replies[name])
+
+
+def test_a_turn_takes_settings(replies: dict[str, Any]):
+    assert not replies["turn settings"].is_error, text(replies["turn settings"])
+    turn = load_session(replies["folder"] / "b.session").turns[0]
+    assert turn.settings["steps"] == 1
 
 
 def test_a_session_is_a_tree(replies: dict[str, Any]):

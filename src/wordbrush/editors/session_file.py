@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +26,13 @@ MAX_BYTES = 2**30
 MAX_PIXELS = 10**9
 """Of the pictures of all turns together, which are in memory once the session is read."""
 
+# zipfile raises the two of the second line of compression that it does not know, and of passwords; those of
+# the third come from within damaged data.
+_UNREADABLE = (
+    OSError, zipfile.BadZipFile, KeyError,
+    NotImplementedError, RuntimeError,
+    zlib.error, lzma.LZMAError, EOFError, struct.error,
+)  # fmt: skip
 _INDEX = "session.json"
 _ORIGINAL = "original.png"
 _Side = Annotated[int, Field(ge=0)]
@@ -83,8 +93,7 @@ def load_session(path: Path) -> Session:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(path, archive)
-    # zipfile raises the last two of compression that it does not know, and of passwords
-    except (OSError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ImageError(f"{path}: not a session that can be read ({one_line(error)})") from error
     except (ValidationError, json.JSONDecodeError) as error:
         raise ImageError(f"{path}: a damaged session ({one_line(error)})") from error

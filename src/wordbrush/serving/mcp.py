@@ -32,6 +32,9 @@ Compare = Callable[[EditRequest, Picture, str | None, Path, Show], None]
 
 _SHOWN = 768
 """Longest side of a picture that is sent back, in pixels; the saved one has its full size."""
+_MAX_PIXELS = 100_000_000
+"""Of all variations of an edit together, which are in memory at once."""
+_SESSION = ".session"
 _ABOUT = """Edits the pictures of one folder by words. Paths are relative to that folder. No picture is
 overwritten. An instruction may be in any language; the reply says which English was used."""
 
@@ -147,12 +150,15 @@ class Tools:
         picture: str | None = None,
         mask: str | None = None,
         seed: int | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> list[str | ImageOut]:
-        """Edit the current picture of a session file; `picture` begins a new session.
+        """Edit the current picture of a session file; `picture` begins a new session, named NAME.session.
 
-        What hardly changes stays byte for byte, so that many turns do not decay.
+        What hardly changes stays byte for byte, so that many turns do not decay. `settings` are those of
+        `edit`.
         """
-        return await self._run(context, partial(self._turn, session, instruction, picture, mask, seed))
+        asked = partial(self._turn, session, instruction, picture, mask, seed, settings or {})
+        return await self._run(context, asked)
 
     async def undo(self, context: Context[Any], session: str) -> list[str | ImageOut]:
         """Go back by one turn; it stays in the session's tree."""
@@ -179,7 +185,12 @@ class Tools:
             try:
                 return await anyio.to_thread.run_sync(work, report)
             except WordbrushError as error:
-                raise ToolError(" ".join(str(error).split())) from error
+                raise ToolError(self._relative(str(error))) from error
+
+    def _relative(self, text: str) -> str:
+        """A message in one line, with the names of files as an agent knows them."""
+        root = str(self.folder.root)
+        return " ".join(text.replace(f"{root}/", "").replace(root, "the folder").split())
 
     def _edit(
         self,
@@ -199,6 +210,9 @@ class Tools:
         paths = variation_paths(first, variations)
         check_outputs(paths, force=False)
         original, cover = open_image(path), open_image(self.folder.path(mask)) if mask else None
+        most = max(1, _MAX_PIXELS // (original.image.width * original.image.height))
+        if variations > most:
+            raise UsageError(f"{variations} variations are too many: of this picture {most} can be made")
         request = EditRequest(
             original.image,
             instruction,
@@ -208,11 +222,7 @@ class Tools:
             seed=seed,
             num_variations=variations,
         )
-        editor = self._loaded(report)
-        for control in controls(type(editor.settings)):
-            if control.local and control.name in settings:
-                raise UsageError(f"{control.name} concerns files outside of the folder: settled at the start")
-        editor = editor.with_settings(**settings)
+        editor = self._loaded(report, settings)
         if not (instruction or source or target):
             raise UsageError("say what to do: the instruction is empty")
         result = editor.edit(request, on_step=_on_step(report))
@@ -254,15 +264,18 @@ class Tools:
         picture: str | None,
         mask: str | None,
         seed: int | None,
+        settings: dict[str, Any],
         report: Show,
     ) -> list[str | ImageOut]:
         path = self.folder.path(session)
+        if picture is not None and path.suffix != _SESSION:
+            raise UsageError(f"{session}: a session's name ends in {_SESSION}")
         if picture is not None and path.exists():
             raise UsageError(f"{session} exists: go on with it without a picture, or name another file")
         known = load_session(path) if picture is None else Session(self._picture(picture))
         cover = None if mask is None else self._picture(mask)
         request = EditRequest(known.image(), instruction, mask=cover, seed=seed)
-        (new,) = known.edit(self._loaded(report), request, on_step=_on_step(report))
+        (new,) = known.edit(self._loaded(report, settings), request, on_step=_on_step(report))
         save_session(known, path, overwrite=picture is None)
         said = [f"warning: {text}" for text in new.warnings]
         return [*said, *_turns(known), f"saved in {self.folder.name(path)}", _shrunk(new.image)]
@@ -287,11 +300,15 @@ class Tools:
             said = [f"written to {self.folder.name(path)}"]
         return [*_turns(known), *said, _shrunk(known.image())]
 
-    def _loaded(self, report: Show) -> Editor:
+    def _loaded(self, report: Show, settings: dict[str, Any]) -> Editor:
+        """The editor with some settings changed."""
         if self._editor is None:
             report("Loading the model", 0, 1)
             self._editor = self._load()
-        return self._editor
+        for control in controls(type(self._editor.settings)):
+            if control.local and control.name in settings:
+                raise UsageError(f"{control.name} concerns files outside of the folder: settled at the start")
+        return self._editor.with_settings(**settings)
 
     def _picture(self, name: str) -> Image.Image:
         return open_image(self.folder.path(name)).image

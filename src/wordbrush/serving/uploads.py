@@ -89,7 +89,7 @@ class _Body:
         return message
 
     def draining(self, send: Send) -> Send:
-        """`send`, which reads on for a while after it refused a body: to close at once would undo the answer."""
+        """`send`, which reads on for a while after a refusal: to close at once would undo the answer."""
 
         async def sent(message: Message) -> None:
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
