@@ -1,9 +1,16 @@
 """The service over real HTTP: uvicorn on loopback, a real queue, a tiny model in a process of its own."""
 
 import base64
+import contextlib
 import io
 import os
 import signal
+import socket
+import sqlite3
+import struct
+import threading
+import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +27,9 @@ from tests.serving.services import SETTINGS, ended, events, make, running, wait_
 from wordbrush.controls import controls
 from wordbrush.images import open_image
 from wordbrush.provenance import read_provenance
+from wordbrush.serving import connections, uploads
 from wordbrush.serving.service import Keys, Limits, Service
+from wordbrush.serving.uploads import Room
 
 LONG = {"steps": "1000", "size": "128"}
 """Settings of an edit that does not end by itself within a test."""
@@ -140,8 +149,9 @@ def test_a_stream_says_that_its_edit_was_deleted(client: httpx.Client, service: 
     with client.stream("GET", f"/v1/edits/{edit}/events") as reply:
         lines = reply.iter_lines()
         next(lines)
-        with service.table._writing():  # pyright: ignore[reportPrivateUsage]
-            service.table._base.execute("DELETE FROM jobs WHERE id = ?", (edit,))  # pyright: ignore[reportPrivateUsage]
+        with sqlite3.connect(service.table.folder / "jobs.sqlite") as base:
+            base.execute("DELETE FROM jobs WHERE id = ?", (edit,))
+        base.close()
         text = "\n".join(lines)
     assert "event: error" in text
     assert "no such edit any more" in text
@@ -213,6 +223,142 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client: httpx.Cli
     reply = post(client, bomb)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
     assert "100000" in reply.json()["error"]["message"]
+
+
+def tiff_of_large_tiles(side: int) -> bytes:
+    """A picture of 64x64 whose one tile is `side` pixels wide and high."""
+    packed = zlib.compress(bytes(side * side))
+    entries = [(256, 64), (257, 64), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
+    entries += [(324, 8 + 2 + 12 * 10 + 4), (325, len(packed))]
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 10) + table + bytes(4) + packed
+
+
+def icon(side: int) -> bytes:
+    """An icon that calls itself 16x16 and holds a PNG of that side."""
+    inside = png(Image.new("1", (side, side)))
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+
+
+@pytest.mark.parametrize("bomb", [tiff_of_large_tiles(2000), icon(2000)])
+def test_formats_that_hold_more_than_they_say_are_not_read(client: httpx.Client, bomb: bytes):
+    reply = post(client, bomb)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
+
+
+def test_json_of_countless_values_is_refused_unparsed(client: httpx.Client):
+    body = b'{"instruction":[' + b"[]," * 60_000 + b"[]]}"
+    reply = client.post("/v1/edits", content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "the body has too many values")
+
+
+def test_json_is_parsed_in_a_thread(client: httpx.Client, monkeypatch: pytest.MonkeyPatch, file: bytes):
+    threads: list[str] = []
+    parse = uploads.json.loads
+
+    def noted(body: bytes) -> Any:
+        threads.append(threading.current_thread().name)
+        return parse(body)
+
+    monkeypatch.setattr(uploads.json, "loads", noted)
+    asked = {"image": base64.b64encode(file).decode(), "instruction": " "}
+    assert client.post("/v1/edits", json=asked).status_code == 400
+    assert any(name.startswith("decoding") for name in threads)
+
+
+def test_a_form_in_an_unknown_charset(client: httpx.Client):
+    part = b'--b\r\nContent-Disposition: form-data; name="instruction"\r\n\r\n\xff\xfe\r\n--b--\r\n'
+    for charset in ("undefined", "punycode"):
+        headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+        assert client.post("/v1/edits", content=part, headers=headers).status_code == 400
+
+
+def test_the_sum_of_all_results_is_bounded(client: httpx.Client):
+    large = png(Image.new("RGB", (300, 300)))  # of 100,000 pixels; results may have four times those
+    reply = post(client, large, num_variations="5")
+    assert reply.status_code == 400
+    assert "of a picture of 300x300 it may be 4" in reply.json()["error"]["message"]
+
+
+def raw(client: httpx.Client, *, send: bytes) -> socket.socket:
+    """A connection over which that was sent."""
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=30)
+    connection.sendall(send)
+    return connection
+
+
+HEAD = b"POST /v1/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+def test_a_body_too_large_is_refused_before_it_is_sent(client: httpx.Client):
+    for expect in (b"", b"Expect: 100-continue\r\n"):
+        with raw(client, send=HEAD + expect + b"Content-Length: 40000000\r\n\r\n") as connection:
+            began = time.monotonic()
+            assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+            assert time.monotonic() - began < uploads.DRAIN_SECONDS
+
+
+def test_clients_that_are_slow_are_dropped(client: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(uploads, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(uploads, "DRAIN_SECONDS", 0.5)
+    with raw(client, send=b"GET /healthz HTTP/1.1\r\nHo") as half, raw(client, send=b"") as silent:
+        for connection in (half, silent):
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1000) == b""
+    with raw(client, send=HEAD + b'Content-Length: 1000\r\n\r\n{"') as trickle:
+        assert trickle.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_too_many_connections_are_refused(client: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 0)
+    with raw(client, send=b"") as connection:
+        reply = connection.recv(1000)
+    assert reply.startswith(b"HTTP/1.1 503")
+    assert b"\r\nRetry-After: 5\r\n" in reply
+
+
+def test_too_many_uploads_at_once_are_refused(client: httpx.Client, service: Service, file: bytes):
+    service.__dict__["room"] = Room(10)  # where it caches the one of its limits
+    try:
+        reply = post(client, file)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "busy")
+        assert reply.headers["retry-after"] == "5"
+    finally:
+        del service.__dict__["room"]
+    assert post(client, file).status_code == 202
+
+
+def test_a_kept_connection_answers_without_delay(client: httpx.Client):
+    def seconds() -> float:
+        began = time.monotonic()
+        client.get("/healthz").raise_for_status()
+        return time.monotonic() - began
+
+    assert min(seconds() for _ in range(20)) < 0.03
+
+
+def test_a_client_that_hangs_up_is_no_error(client: httpx.Client, caplog: pytest.LogCaptureFixture):
+    with raw(client, send=HEAD + b'Content-Length: 1000\r\n\r\n{"'):
+        time.sleep(0.2)
+    wait_for(lambda: 'path="/v1/edits",status="499"' in client.get("/metrics").text)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "rebound.example.org"}, 403),
+        ({"Host": "rebound.example.org", "Origin": "http://rebound.example.org"}, 403),
+        ({"Host": "localhost", "Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+    ],
+)
+def test_pages_of_other_sites_may_not_call(client: httpx.Client, headers: dict[str, str], status: int):
+    assert client.get("/v1/models", headers=headers).status_code == status
 
 
 def test_a_streamed_body_is_counted(client: httpx.Client):
@@ -318,6 +464,39 @@ def test_openai_client(sdk: openai.OpenAI, file: bytes, service: Service):
     asked: Any = {"image": ("dog.png", file), "prompt": "make it night", "n": 2, "model": name}
     reply = sdk.images.edit(**asked, size="auto", response_format="b64_json", extra_body={"seed": 3})
     assert [picture.size for picture in decoded(reply)] == [(48, 32)] * 2
+
+
+def test_openai_parameters_that_do_no_harm_are_ignored(sdk: openai.OpenAI, file: bytes):
+    asked: Any = {"image": ("dog.png", file), "prompt": "make it night", "model": "gpt-image-1"}
+    reply: Any = sdk.images.edit(**asked, quality="high", input_fidelity="high", background="auto", user="me")
+    warnings = " ".join(reply.warnings)
+    assert "quality was ignored input_fidelity was ignored the model is" in warnings
+    assert "background" not in warnings
+
+
+def test_openai_json(client: httpx.Client, file: bytes):
+    image = base64.b64encode(file).decode()
+    asked = {"image": image, "prompt": "make it night", "n": 2, "steps": 1, "size": "48x32"}
+    assert len(client.post("/v1/images/edits", json=asked).json()["data"]) == 2
+    body = client.get("/openapi.json").json()["paths"]["/v1/images/edits"]["post"]["requestBody"]
+    properties = body["content"]["multipart/form-data"]["schema"]["properties"]
+    assert {"seed", "steps", "text_scale", "prompt"} < set(properties)
+
+
+def test_openai_pictures_are_decoded_by_the_two_threads_for_it(
+    sdk: openai.OpenAI, file: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    threads: list[str] = []
+    read = uploads.open_image
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(uploads, "open_image", noted)
+    with pytest.raises(openai.BadRequestError, match="the picture's size, 48x32"):
+        sdk.images.edit(image=("dog.png", file), prompt="make it night", size="1024x1024")
+    assert threads == ["decoding"]
 
 
 def test_openai_mask_is_transparent_where_it_may_change(sdk: openai.OpenAI, file: bytes):

@@ -1,13 +1,16 @@
 """The table of jobs, over real SQLite files."""
 
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wordbrush.errors import UsageError
-from wordbrush.serving.jobs import Job, JobTable, NewJob, QueueFullError, lock_folder
+from wordbrush.serving.jobs import DiskFullError, Job, JobTable, NewJob, QueueFullError, lock_folder
 
 
 def new(instruction: str = "make it night", size: tuple[int, int] = (48, 32), **settings: object) -> NewJob:
@@ -41,6 +44,57 @@ def test_a_full_queue_refuses_and_keeps_nothing(table: JobTable):
     table.add(new())  # the one that is running does not wait
 
 
+def test_one_owner_cannot_fill_the_queue(tmp_path: Path):
+    table = JobTable(tmp_path, max_queue=4, max_each=1)
+    table.add(replace(new(), owner="first"))
+    with pytest.raises(QueueFullError, match="of your edits"):
+        table.add(replace(new(), owner="first"))
+    table.add(replace(new(), owner="second"))
+
+
+def test_the_disk_is_not_filled(tmp_path: Path):
+    job = new(size=(10, 10))  # results of 400 bytes at most, and 7 of the picture
+    table = JobTable(tmp_path, max_disk=1000)
+    first, _ = table.add(job), table.add(job)
+    with pytest.raises(DiskFullError):
+        table.add(job)
+    (running, _) = table.claim(2, size)
+    table.file(first.id, "0.png").write_bytes(bytes(300))
+    table.finish(running, {})
+    table.add(job)  # a result of 300 bytes has to go for it
+    assert table.get(first.id) is None
+    assert not table.file(first.id, "").exists()
+
+
+def test_the_names_of_files_are_on_the_disk_before_the_job_is(
+    table: JobTable, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[tuple[int, int]] = []
+    sync = os.fsync
+
+    def noted(number: int) -> None:
+        synced.append((os.fstat(number).st_ino, sum(table.counts().values())))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    job = table.add(new())
+    home = table.file(job.id, "")
+    assert {(home.stat().st_ino, 0), (home.parent.stat().st_ino, 0)} <= set(synced)
+    synced.clear()
+    table.finish(table.claim(1, size)[0], {})
+    assert (home.stat().st_ino, 1) in synced
+
+
+def test_a_table_of_an_earlier_version_is_taken_over(tmp_path: Path):
+    JobTable(tmp_path).add(new())
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as base:
+        for column in ("heard", "bytes"):
+            base.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+    base.close()
+    (job,) = JobTable(tmp_path).claim(1, size)
+    assert (job.heard, job.bytes) == (None, 0)
+
+
 def test_compatible_jobs_are_claimed_together_the_oldest_first(table: JobTable):
     first, other_size = table.add(new()), table.add(new(size=(32, 48)))
     other_steps, alike = table.add(new(steps=2)), table.add(new("let it snow"))
@@ -53,6 +107,15 @@ def test_a_batch_is_no_larger_than_asked(table: JobTable):
     for _ in range(3):
         table.add(new())
     assert [len(table.claim(2, size)) for _ in range(3)] == [2, 1, 0]
+
+
+def test_a_batch_is_counted_in_results_and_their_pixels(table: JobTable):
+    for count in (3, 10, 1):
+        table.add(replace(new(), num_variations=count))
+    assert [[job.num_results for job in table.claim(4, size)] for _ in range(2)] == [[3, 1], [10]]
+    table.add(new())
+    table.add(new())
+    assert len(table.claim(4, size, most_pixels=48 * 32)) == 1
 
 
 def test_two_that_claim_at_once_never_get_the_same(table: JobTable, tmp_path: Path):
