@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -94,19 +95,20 @@ def test_a_stop_ends_what_waits_and_keeps_its_edits(tiny_checkpoint: Path, tmp_p
     file = png(Image.new("RGB", (48, 32)))
     answers: dict[str, Any] = {}
 
-    def ask(client: Any) -> None:
-        picture = {"image": ("dog.png", file)}
-        answers["openai"] = client.post("/v1/images/edits", files=picture, data={"prompt": "make it night"})
+    def ask(url: httpx.URL) -> None:
+        asked: Any = {"files": {"image": ("dog.png", file)}, "data": {"prompt": "make it night"}}
+        answers["openai"] = httpx.post(url.join("/v1/images/edits"), timeout=60, **asked)
 
-    def follow(client: Any, edit: str) -> None:
-        answers["events"] = client.get(f"/v1/edits/{edit}/events")
+    def follow(url: httpx.URL) -> None:
+        answers["events"] = httpx.get(url, timeout=60)
 
     with running(service) as client:
         wait_for(lambda: client.get("/readyz").is_success)
         first = post(client, file, **LONG | {"steps": "400"}).json()["id"]
         wait_for(lambda: client.get(f"/v1/edits/{first}").json()["step"])
         waiting = post(client, file, **LONG).json()["id"]
-        threads = [Thread(target=ask, args=(client,)), Thread(target=follow, args=(client, waiting))]
+        events = client.base_url.join(f"/v1/edits/{waiting}/events")
+        threads = [Thread(target=ask, args=(client.base_url,)), Thread(target=follow, args=(events,))]
         for thread in threads:
             thread.start()
         wait_for(lambda: service.table.counts()["queued"] == 2)
