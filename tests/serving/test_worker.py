@@ -15,7 +15,7 @@ from PIL import Image
 from tests.serving.services import make, running, wait_for
 from tests.serving.test_http import LONG, png, post
 from wordbrush.serving.jobs import JobTable, NewJob
-from wordbrush.serving.worker import WorkerOptions, _Desk  # pyright: ignore[reportPrivateUsage]
+from wordbrush.serving.worker import WorkerOptions, _Desk
 from wordbrush.types import EditRequest, StepInfo
 
 
@@ -79,7 +79,7 @@ def test_a_full_disk_does_not_end_the_service(
         assert service.worker.wait_until_ready(120)
         wait_for(lambda: "cannot be tidied" in caplog.text)
         assert service.worker.is_ready
-        process = service.worker._process  # pyright: ignore[reportPrivateUsage]
+        process = service.worker._process
         assert process
         process.kill()
         wait_for(lambda: not service.worker.is_ready)
