@@ -335,7 +335,7 @@ def test_a_kept_connection_answers_without_delay(client: httpx.Client):
         client.get("/healthz").raise_for_status()
         return time.monotonic() - began
 
-    assert min(seconds() for _ in range(20)) < 0.03
+    assert sorted(seconds() for _ in range(30))[10] < 0.03  # else 0.04 each, all but the first few
 
 
 def test_a_client_that_hangs_up_is_no_error(client: httpx.Client, caplog: pytest.LogCaptureFixture):
