@@ -207,10 +207,19 @@ def index_of(path: Path) -> dict[str, object]:
         return json.loads(archive.read("session.json"))
 
 
+def spoil_deflate(path: Path) -> None:
+    """The index's compressed bytes, without their length."""
+    data = bytearray(path.read_bytes())
+    start = data.find(b"session.json") + len("session.json")
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "gone": lambda path: path.unlink(),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "text": lambda path: path.write_text("no session"),
+    "deflate": spoil_deflate,
     "no index": lambda path: rewrite(path, "{"),
     "no such turn": lambda path: rewrite(path, json.dumps(index_of(path) | {"current": 7})),
     "threshold": lambda path: rewrite(path, json.dumps(index_of(path) | {"alpha": -1})),

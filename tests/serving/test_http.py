@@ -244,6 +244,7 @@ def icon(side: int) -> bytes:
 def test_formats_that_hold_more_than_they_say_are_not_read(client: httpx.Client, bomb: bytes):
     reply = post(client, bomb)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
+    assert "known format" in reply.json()["error"]["message"]  # not its size: it was not opened
 
 
 def test_json_of_countless_values_is_refused_unparsed(client: httpx.Client):
