@@ -220,7 +220,7 @@ def test_what_is_no_checkpoint_is_said_in_plain_words(tiny_checkpoint: Path, tmp
         with pytest.raises(ModelError, match=expected):
             load(path, config=tiny_checkpoint)
     with pytest.raises(ModelError, match="there is no LoRA file"):
-        load(tiny_checkpoint, lora=[tmp_path / "none.safetensors"])
+        load(tiny_checkpoint, loras=[tmp_path / "none.safetensors"])
 
 
 def lora(unet: Any) -> Any:
