@@ -26,17 +26,16 @@ from wordbrush.outputs import (
     save_result,
     variation_paths,
 )
-from wordbrush.progress import progress
+from wordbrush.progress import on_step, progress
 from wordbrush.training import RECIPES
 from wordbrush.types import MAX_VARIATIONS, EditRequest
 
 if TYPE_CHECKING:
     from wordbrush.controls import Control
-    from wordbrush.editors.sequential import Turn
     from wordbrush.images import Picture
     from wordbrush.progress import Show
     from wordbrush.recipe import Recipe
-    from wordbrush.types import Editor, EditResult, OnStep, StepInfo
+    from wordbrush.types import Editor, EditResult, StepInfo
 
 _Seed = Annotated[int | None, typer.Option(help="Of the first variation. (default: drawn)")]
 _Variations = Annotated[int, typer.Option(min=1, max=MAX_VARIATIONS, help="How many results to make.")]
@@ -345,7 +344,7 @@ def edit(
         show("Loading the model")
         larger = None if upscale is None else _load_upscaler(upscale, setup, recipe)
         editor = setup.load(recipe)
-        result = editor.edit(request, on_step=_on_step(show))
+        result = editor.edit(request, on_step=on_step(show))
         if larger is not None:
             show("Making the result larger")
             result = larger(result)
@@ -357,11 +356,6 @@ def edit(
     for warning in result.warnings:
         _say(f"warning: {warning}")
     print(*paths, sep="\n")
-
-
-def _on_step(show: "Show") -> "OnStep":
-    """Shows how far an edit is."""
-    return lambda info: show("Editing", info.step + 1, info.num_steps)
 
 
 def _load_upscaler(name: str, setup: Setup, recipe: "Recipe") -> "Callable[[EditResult], EditResult]":
@@ -426,7 +420,7 @@ def sweep(
         editor = setup.load(recipe)
         assert isinstance(editor, Imagic)
         judge = Clip.load(clip, device=resolve_device(setup.device))
-        found = sweep_eta(editor, request, judge, values, on_step=_on_step(show))
+        found = sweep_eta(editor, request, judge, values, on_step=on_step(show))
         found.write(folder, original)
     for warning in (*original.notes, *found.warnings):
         _say(f"warning: {warning}")
@@ -545,12 +539,12 @@ def turn(
     with progress() as show:
         show("Loading the model")
         editor = setup.load(recipe)
-        made = known.edit(editor, request, on_step=_on_step(show))
+        made = known.edit(editor, request, on_step=on_step(show))
     save_session(known, session, overwrite=True)
     for warning in (*notes, *made[0].warnings):
         _say(f"warning: {warning}")
     for new in made:
-        print(_describe_turn(new))
+        print(new.summary)
 
 
 @app.command()
@@ -581,16 +575,7 @@ def session(
     if output is not None:
         settings = known.turn(known.current).settings if known.current else {}
         save_image(known.image(), output, settings=settings, overwrite=force)
-    print("* 0 original" if not known.current else "  0 original")
-    for new in known.turns:
-        print("*" if new.number == known.current else " ", _describe_turn(new))
-
-
-def _describe_turn(turn: "Turn") -> str:
-    asked = turn.request
-    return (
-        f"{turn.number} from {turn.parent}: {asked.instruction or asked.target_caption} (seed {asked.seed})"
-    )
+    print(known.summary)
 
 
 @_edits
@@ -617,14 +602,14 @@ def batch(
     with progress() as show:
         show("Loading the model")
 
-        def on_step(row: int, info: "StepInfo") -> None:
+        def on_row_step(row: int, info: "StepInfo") -> None:
             show(f"Editing row {row + 1} of {work.num_rows}", info.step + 1, info.num_steps)
 
         def on_row(entry: dict[str, Any]) -> None:
             if entry["status"] == "failed":
                 _say(f"row {entry['row']} failed: {entry['error']}")
 
-        report = work.run(lambda: setup.load(recipe), on_row=on_row, on_step=on_step)
+        report = work.run(lambda: setup.load(recipe), on_row=on_row, on_step=on_row_step)
     print(f"{report.done} rows done, {report.failed} failed, {report.skipped} done before: {out / RESULTS}")
     if report.failed:
         raise typer.Exit(1)

@@ -48,6 +48,11 @@ def controls(settings_class: type) -> list[Control]:
     ]
 
 
+def offered(settings_class: type) -> list[Control]:
+    """The settings that a stranger may choose: all but those that concern this computer's files."""
+    return [control for control in controls(settings_class) if not control.local]
+
+
 def keep_nothing(settings_class: type) -> dict[str, bool]:
     """The settings that keep files of this computer from one edit to the next, switched off."""
     return {c.name: False for c in controls(settings_class) if c.local and c.type is bool}

@@ -42,8 +42,8 @@ def html_page(title: str, lead: str, body: str, style: str) -> str:
     return _PAGE.format(title=escape(title), lead=escape(lead), body=body, style=style)
 
 
-def jpeg_uri(picture: Image.Image) -> str:
+def jpeg_uri(picture: Image.Image, *, quality: int = 92) -> str:
     """The picture ("RGB") as JPEG inside a URI."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=92, subsampling=0)
+    picture.save(file, "JPEG", quality=quality, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -3,9 +3,18 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wordbrush.types import OnStep
 
 Show = Callable[[str, int, int], None]
 """What is done, and how much of how much."""
+
+
+def on_step(show: Show) -> "OnStep":
+    """Shows how far an edit is."""
+    return lambda info: show("Editing", info.step + 1, info.num_steps)
 
 
 def silent(text: str, done: int, total: int) -> None:

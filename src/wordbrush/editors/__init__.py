@@ -39,6 +39,11 @@ class Method:
     finds: str = ""
     """The intermediate that `--save-mask` or `--save-layer` writes: "mask", "layer" or nothing."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All texts of `EditRequest` that it reads."""
+        return (*self.needs, *self.optional)
+
     def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
         """The fields of the settings dataclass, in order."""
         return dataclasses.fields(self.settings)

@@ -79,6 +79,13 @@ class Turn:
     settings: dict[str, Any]
     warnings: Sequence[str] = ()
 
+    @property
+    def summary(self) -> str:
+        """The turn in a line."""
+        asked = self.request
+        words = asked.instruction or asked.target_caption
+        return f"{self.number} from {self.parent}: {words} (seed {asked.seed})"
+
 
 @dataclass
 class Session:
@@ -103,6 +110,13 @@ class Session:
 
     def __post_init__(self) -> None:
         _check(self.alpha or 0, self.low_pass)
+
+    @property
+    def summary(self) -> str:
+        """The turns, a line each, the current one marked."""
+        lines = ["* 0 original" if self.current == ORIGINAL else "  0 original"]
+        lines += [f"{'*' if turn.number == self.current else ' '} {turn.summary}" for turn in self.turns]
+        return "\n".join(lines)
 
     def image(self, number: int | None = None) -> Image.Image:
         """The picture of a turn, by default of the current one.

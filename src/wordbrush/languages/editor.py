@@ -9,7 +9,7 @@ from typing import Any, Self
 import wordbrush
 from wordbrush.editors import find_method
 from wordbrush.languages import OFF, load_translator
-from wordbrush.languages.translation import Translation, Translator
+from wordbrush.languages.translation import Heard, Translator, hear
 from wordbrush.types import Editor, EditRequest, EditResult, OnStep
 
 
@@ -60,35 +60,23 @@ class InAnyLanguage:
         Raises:
             TranslationError: It names the part that is not understood.
         """
-        heard = [self._hear(request.instruction) for request in requests]
+        heard = [hear(self.translator, request.instruction) for request in requests]
         english = [
             request if found is None else dataclasses.replace(request, instruction=found.english)
             for request, found in zip(requests, heard, strict=True)
         ]
         results = self.editor.edit_batch(english, on_step=on_step)
         return [
-            result if found is None else _told(result, request.instruction, found)
-            for result, request, found in zip(results, requests, heard, strict=True)
+            result if found is None else _told(result, found)
+            for result, found in zip(results, heard, strict=True)
         ]
-
-    def working_size(self, picture: tuple[int, int]) -> tuple[int, int]:
-        """That of the editor, if it has one."""
-        editor: Any = self.editor
-        return editor.working_size(picture)
 
     def with_settings(self, **changes: Any) -> Self:
         """The same with some settings changed; the model is shared."""
         return type(self)(self.editor.with_settings(**changes), self.translator)
 
-    def _hear(self, text: str) -> Translation | None:
-        """None for what is English, or nothing."""
-        found = self.translator.translate(text) if text.strip() else None
-        return found if found is not None and found.changed else None
 
-
-def _told(result: EditResult, said: str, found: Translation) -> EditResult:
-    record = {"said": said, "said_in": found.language, "translator": found.source}
-    line = f"“{said}” was read as “{found.english}”"
-    if found.unsure:
-        line += f"; not understood: {', '.join(found.unsure)}"
-    return dataclasses.replace(result, settings=result.settings | record, warnings=[line, *result.warnings])
+def _told(result: EditResult, heard: Heard) -> EditResult:
+    return dataclasses.replace(
+        result, settings=result.settings | heard.record, warnings=[heard.warning, *result.warnings]
+    )

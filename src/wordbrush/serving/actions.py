@@ -298,10 +298,9 @@ class Actions:
     def choose_method(self, method: str) -> Updates:
         """Show the knobs of a method, the texts that it reads, and exploring where it has both scales."""
         found = find_method(method)
-        reads = (*found.needs, *found.optional)
         return {
             **{group: gr.Column(visible=name == method) for name, group in self.stage.groups.items()},
-            **{box: gr.Textbox(visible=name in reads) for name, box in self.stage.texts.items()},
+            **{box: gr.Textbox(visible=name in found.reads) for name, box in self.stage.texts.items()},
             self.stage.explore: gr.Button(interactive={c.name for c in offered(found)} >= SCALES),
         }
 
@@ -443,10 +442,9 @@ class Actions:
     def _prepare(self, visit: Visit, values: Mapping[str, Any]) -> tuple[Editor, EditRequest]:
         """The editor and the request that the page's boxes and knobs ask for."""
         method = find_method(values["method"])
-        reads = (*method.needs, *method.optional)
         asked = EditRequest(
             visit.session.image(),
-            **{name: values[name] or "" for name in TEXTS if name in reads},
+            **{name: values[name] or "" for name in TEXTS if name in method.reads},
             mask=visit.mask,
             seed=whole(values["seed"], "seed"),
             num_variations=int(values["variations"]),

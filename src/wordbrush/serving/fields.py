@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from wordbrush.controls import Control, controls
+from wordbrush.controls import Control, offered
 from wordbrush.editors.asked import Asked
 from wordbrush.errors import UsageError
 from wordbrush.serving.replies import describe_validation
@@ -16,11 +16,6 @@ MAX_VARIATIONS = 10
 """Of one request over the network."""
 ASKED = tuple(Asked.model_fields)
 _OTHERS = ("model", "num_variations")
-
-
-def offered(settings_class: type) -> list[Control]:
-    """The settings that a stranger may choose: all but those that concern this computer's files."""
-    return [control for control in controls(settings_class) if not control.local]
 
 
 def fields_model(settings_class: type, defaults: Mapping[str, Any]) -> type[BaseModel]:

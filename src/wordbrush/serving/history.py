@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from html import escape
 
 from PIL import Image
 
 from wordbrush.editors.sequential import ORIGINAL, Session, Turn
+from wordbrush.html_page import jpeg_uri
 
 _SIDE = 96
 
@@ -77,6 +76,4 @@ def data_url(picture: Image.Image, side: int) -> str:
     """A picture within a page, at most that many pixels a side: no file of it is left anywhere."""
     small = picture.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BOX)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return jpeg_uri(small, quality=85)

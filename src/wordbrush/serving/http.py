@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from wordbrush import __version__
+from wordbrush.controls import offered
 from wordbrush.errors import ModelError
 from wordbrush.serving.connections import listen, make_server
-from wordbrush.serving.fields import offered
 from wordbrush.serving.jobs import Job, State
 from wordbrush.serving.metrics import JobMetrics, RequestMetrics
 from wordbrush.serving.openai_edits import ImagesEdits, describe_body

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.languages.translation import Heard
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
@@ -77,30 +78,6 @@ class DiskFullError(WordbrushError):
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An instruction in another language, and how it was read."""
-
-    said: str
-    english: str
-    language: str
-    translator: str
-    """What turned it into English; never a path."""
-    unsure: Sequence[str] = ()
-    """The parts that were not understood."""
-
-    @property
-    def warning(self) -> str:
-        """The same in a line for people."""
-        line = f"“{self.said}” was read as “{self.english}”"
-        return f"{line}; not understood: {', '.join(self.unsure)}" if self.unsure else line
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What the record of a result says of it, as `wordbrush.languages.editor` writes it."""
-        return {"said": self.said, "said_in": self.language, "translator": self.translator}
-
-
-@dataclass(frozen=True)
 class NewJob:
     """A request that was checked, with its files as bytes."""
 
@@ -117,7 +94,7 @@ class NewJob:
     owner: str = ""
     """Who may see the job."""
     heard: Heard | None = None
-    """Where `asked` holds the English of another instruction."""
+    """Where `asked` holds the English of another instruction; its translator is no path."""
 
     @property
     def num_bytes(self) -> int:

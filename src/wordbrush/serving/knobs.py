@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from wordbrush.controls import Control, controls
+from wordbrush import controls
+from wordbrush.controls import Control
 from wordbrush.editors import Method
 from wordbrush.errors import UsageError
 
@@ -17,8 +18,8 @@ _WORDS = {"automatic": None, "on": True, "off": False}
 
 
 def offered(method: Method) -> list[Control]:
-    """The settings that a visitor may choose: not those that concern the files of this computer."""
-    found = [control for control in controls(method.settings) if not control.local]
+    """The settings that a visitor may choose, the first ones in front."""
+    found = controls.offered(method.settings)
     return sorted(found, key=lambda c: _FIRST.index(c.name) if c.name in _FIRST else len(_FIRST))
 
 

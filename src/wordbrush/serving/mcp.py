@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +18,13 @@ from PIL import Image
 
 from wordbrush import __version__
 from wordbrush.controls import controls
-from wordbrush.editors.sequential import Session, Turn
+from wordbrush.editors.sequential import Session
 from wordbrush.editors.session_file import load_session, save_session
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.images import Picture, open_image
 from wordbrush.outputs import check_outputs, default_output, save_result, variation_paths
-from wordbrush.progress import Show
-from wordbrush.types import Editor, EditRequest, StepInfo
+from wordbrush.progress import Show, on_step
+from wordbrush.types import Editor, EditRequest
 
 T = TypeVar("T")
 Compare = Callable[[EditRequest, Picture, str | None, Path, Show], None]
@@ -225,7 +225,7 @@ class Tools:
         editor = self._loaded(report, settings)
         if not (instruction or source or target):
             raise UsageError("say what to do: the instruction is empty")
-        result = editor.edit(request, on_step=_on_step(report))
+        result = editor.edit(request, on_step=on_step(report))
         save_result(result, paths, source=original, mask=cover)
         said = [f"warning: {text}" for text in (*original.notes, *result.warnings)]
         made: list[str | ImageOut] = []
@@ -275,17 +275,17 @@ class Tools:
         known = load_session(path) if picture is None else Session(self._picture(picture))
         cover = None if mask is None else self._picture(mask)
         request = EditRequest(known.image(), instruction, mask=cover, seed=seed)
-        (new,) = known.edit(self._loaded(report, settings), request, on_step=_on_step(report))
+        (new,) = known.edit(self._loaded(report, settings), request, on_step=on_step(report))
         save_session(known, path, overwrite=picture is None)
         said = [f"warning: {text}" for text in new.warnings]
-        return [*said, *_turns(known), f"saved in {self.folder.name(path)}", _shrunk(new.image)]
+        return [*said, known.summary, f"saved in {self.folder.name(path)}", _shrunk(new.image)]
 
     def _moved(self, session: str, move: Callable[[Session], None], report: Show) -> list[str | ImageOut]:
         path = self.folder.path(session)
         known = load_session(path)
         move(known)
         save_session(known, path, overwrite=True)
-        return [*_turns(known), f"saved in {self.folder.name(path)}", _shrunk(known.image())]
+        return [known.summary, f"saved in {self.folder.name(path)}", _shrunk(known.image())]
 
     def _shown(self, session: str, output: str | None, report: Show) -> list[str | ImageOut]:
         from wordbrush.provenance import save_image
@@ -298,7 +298,7 @@ class Tools:
             settings = known.turn(known.current).settings if known.current else {}
             save_image(known.image(), path, settings=settings)
             said = [f"written to {self.folder.name(path)}"]
-        return [*_turns(known), *said, _shrunk(known.image())]
+        return [known.summary, *said, _shrunk(known.image())]
 
     def _loaded(self, report: Show, settings: dict[str, Any]) -> Editor:
         """The editor with some settings changed."""
@@ -340,21 +340,6 @@ def serve(server: MCPServer[Any], *, host: str, port: int | None) -> None:
         server.run("stdio")
     else:
         server.run("streamable-http", host=host, port=port)
-
-
-def _on_step(report: Show) -> Callable[[StepInfo], None]:
-    return lambda info: report("Editing", info.step + 1, info.num_steps)
-
-
-def _turns(session: Session) -> Sequence[str]:
-    """The turns in one text, the current one marked."""
-    lines = ["* 0 original" if not session.current else "  0 original"]
-    lines += [f"{'*' if t.number == session.current else ' '} {_described(t)}" for t in session.turns]
-    return ["\n".join(lines)]
-
-
-def _described(turn: Turn) -> str:
-    return f"{turn.number} from {turn.parent}: {turn.request.instruction} (seed {turn.request.seed})"
 
 
 def _shrunk(image: Image.Image) -> ImageOut:

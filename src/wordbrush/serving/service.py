@@ -5,7 +5,7 @@ import hmac
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,9 +18,9 @@ from wordbrush.editors import Method
 from wordbrush.editors.asked import Asked
 from wordbrush.editors.settings import make_settings
 from wordbrush.errors import UsageError
-from wordbrush.languages.translation import Translator
+from wordbrush.languages.translation import Heard, Translator, hear
 from wordbrush.serving.fields import fields_model, parse_fields, split_settings
-from wordbrush.serving.jobs import Heard, Job, JobTable, NewJob
+from wordbrush.serving.jobs import Job, JobTable, NewJob
 from wordbrush.serving.replies import ApiError
 from wordbrush.serving.uploads import Room, Upload, open_pictures
 from wordbrush.serving.worker import Worker
@@ -188,14 +188,9 @@ class Service:
         return ApiError(404, "there is no such edit any more")
 
     def _hear(self, instruction: str) -> Heard | None:
-        """None for what is English, or nothing."""
-        if self.translator is None or not instruction.strip():
-            return None
-        found = self.translator.translate(instruction)
-        if not found.changed:
-            return None
-        source = Path(found.source).name  # it may be the path of a checkpoint
-        return Heard(instruction, found.english, found.language, source, found.unsure)
+        heard = None if self.translator is None else hear(self.translator, instruction)
+        # the translator's name may be the path of a checkpoint
+        return heard and replace(heard, translator=Path(heard.translator).name)
 
     def _check_size(self, picture: tuple[int, int], size: Any, num_variations: int) -> None:
         own = "{}x{}".format(*picture)

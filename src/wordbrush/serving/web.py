@@ -12,7 +12,7 @@ from uuid import uuid4
 import gradio as gr
 from gradio.themes import Base, Color
 
-from wordbrush.editors import Method
+from wordbrush.editors import Method, find_method
 from wordbrush.errors import WordbrushError
 from wordbrush.serving import history
 from wordbrush.serving.actions import BRUSH, CAPTIONS, CLICK, ERASE, MASK, PICTURE, TEXTS, Actions, Stage
@@ -258,7 +258,7 @@ def _settings(stage: Stage, menu: Menu) -> None:
     for method in menu.all_methods():
         _group(stage, menu, method)
     for name, box in stage.texts.items():
-        box.visible = name in _reads(next(m for m in menu.all_methods() if m.name == menu.first))
+        box.visible = name in find_method(menu.first).reads
 
 
 def _group(stage: Stage, menu: Menu, method: Method) -> None:
@@ -267,10 +267,6 @@ def _group(stage: Stage, menu: Menu, method: Method) -> None:
     with gr.Column(visible=method.name == menu.first, elem_classes="knobs") as stage.groups[method.name]:
         gr.HTML(f"<p class='about'>{method.description[:1].upper()}{method.description[1:]}.</p>")
         stage.knobs |= make_knobs(method, menu.defaults(model, method.name))
-
-
-def _reads(method: Method) -> tuple[str, ...]:
-    return (*method.needs, *method.optional)
 
 
 def _explorer(stage: Stage) -> dict[str, gr.Textbox]:
