@@ -1,6 +1,7 @@
 """What a visitor has: his session, his files, and that nothing is left of them."""
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 from PIL import Image
@@ -88,6 +89,7 @@ def test_visitors_are_apart_and_nothing_is_left(visit: Visit, tmp_path: Path, pi
     one.begin(tmp_path / "in.png")
     other.begin(tmp_path / "in.png")
     assert one.home != other.home and visits.of("one") is one
+    one.stop = Event()
     visits.end("one")
     assert one.stop.is_set() and not one.home.exists() and other.home.is_dir()
     visits.end_all()

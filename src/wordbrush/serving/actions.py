@@ -80,6 +80,8 @@ class Stage:
     seed: Any = None
     variations: Any = None
     explore: Any = None
+    run: Any = None
+    cancel: Any = None
     texts: dict[str, Any] = field(default_factory=dict[str, Any])
     groups: dict[str, Any] = field(default_factory=dict[str, Any])
     knobs: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -97,6 +99,11 @@ class Stage:
     def fresh(self) -> list[Any]:
         """What another picture sets."""
         return [*self.shown, *self.masks, self.found]
+
+    @property
+    def buttons(self) -> list[Any]:
+        """What starts and stops something."""
+        return [self.run, self.cancel, self.explore]
 
     @property
     def asked(self) -> list[Any]:
@@ -190,13 +197,30 @@ class Actions:
         if outcome is not None:
             turns, settings = outcome
             self._remember(visit, turns[0], settings)
-            yield self._show(visit, notices.made(turns, time.monotonic() - started))
+            yield self._at_rest(visit, notices.made(turns, time.monotonic() - started))
+
+    def start(self, request: gr.Request) -> Updates:
+        """Let one thing run at a time, and show that it can be cancelled."""
+        visit = self._visit(request)
+        if not visit.begun:
+            raise gr.Error("Choose a picture first.", print_exception=False)
+        if visit.stop is not None:
+            raise gr.Error("An edit is running: wait for it, or cancel it.", print_exception=False)
+        visit.stop = Event()
+        return self._buttons(running=True)
 
     def cancel(self, request: gr.Request) -> Updates:
-        """Stop what runs at its next step."""
+        """Stop what runs at its next step; it shows the page at rest itself."""
         visit = self._visit(request)
+        if visit.stop is None:
+            return {}
         visit.stop.set()
-        return self._show(visit, notices.line("Cancelled."))
+        return {self.stage.notice: notices.line("Stopping…")}
+
+    def refused(self, request: gr.Request) -> Updates:
+        """Nothing runs: what was asked for could not be begun."""
+        self._visit(request).stop = None
+        return self._buttons(running=False)
 
     def heed(self, request: gr.Request) -> Updates:
         """Go back and set what was advised: the next run makes the edit anew."""
@@ -326,7 +350,7 @@ class Actions:
             last.found, last.explored = found, values
             pictures = [(visit.keep(cell.picture), cell.label) for cell in found]
             told = notices.line("Explored, the best first. Choose one to make it yours.")
-            yield self._show(visit, told) | {self.stage.found: gr.Gallery(pictures, visible=True)}
+            yield self._at_rest(visit, told) | {self.stage.found: gr.Gallery(pictures, visible=True)}
 
     def adopt(self, request: gr.Request, event: gr.SelectData) -> Updates:
         """Set the scales and the seed of an explored edit; it is made when it is run."""
@@ -459,18 +483,16 @@ class Actions:
         Raises:
             gr.Error: It went wrong; the page is as it was before.
         """
-        if not visit.begun:
-            raise gr.Error("Choose a picture first.", print_exception=False)
-        stop = visit.stop = Event()  # a new one: what was stopped before may still be on its last step
+        stop = visit.stop or Event()
         picture, stage = visit.session.image(), self.stage
-        yield {
-            stage.tabs: gr.Tabs(selected=PICTURE),
-            stage.view: gr.Image(visible=False),
-            stage.slider: gr.ImageSlider(visible=False),
-            stage.live: gr.HTML(notices.emerging(picture, _STARTING), visible=True),
-        }
-        watched = watch(work, stop)
         try:
+            yield {
+                stage.tabs: gr.Tabs(selected=PICTURE),
+                stage.view: gr.Image(visible=False),
+                stage.slider: gr.ImageSlider(visible=False),
+                stage.live: gr.HTML(notices.emerging(picture, _STARTING), visible=True),
+            }
+            watched = watch(work, stop)
             while True:
                 progress = next(watched)
                 picture = progress.preview or picture
@@ -478,14 +500,30 @@ class Actions:
         except StopIteration as finished:
             return finished.value
         except Cancelled:
-            yield self._show(visit, notices.line("Cancelled."))
-            return None
-        except WordbrushError as error:
-            yield self._show(visit)
-            raise gr.Error(str(error), print_exception=False) from error
-        except Exception as error:
-            yield self._show(visit)
-            raise gr.Error("Something went wrong here; the server's log says what.") from error
+            error = None
+        except WordbrushError as wrong:
+            error = gr.Error(str(wrong), print_exception=False)
+        except Exception as wrong:
+            error = gr.Error("Something went wrong here; the server's log says what.")
+            error.__cause__ = wrong
+        finally:
+            visit.stop = None  # before the page is shown at rest: the next edit may follow at once
+        yield self._at_rest(visit, notices.line("Cancelled.") if error is None else "")
+        if error is not None:
+            raise error
+        return None
+
+    def _at_rest(self, visit: Visit, notice: str = "") -> Updates:
+        """The visit, when something that ran has ended."""
+        return self._show(visit, notice) | self._buttons(running=False)
+
+    def _buttons(self, *, running: bool) -> Updates:
+        """Edit, or cancel in its place; and explore."""
+        return {
+            self.stage.run: gr.Button(visible=not running),
+            self.stage.cancel: gr.Button(visible=running),
+            self.stage.explore: gr.Button(interactive=not running),
+        }
 
 
 @contextmanager

@@ -27,13 +27,13 @@ class Visit:
 
     Attributes:
         home: The folder of his files; it goes when he leaves.
-        stop: Set to cancel what runs for him.
+        stop: Set to cancel what runs for him; None: nothing does.
         mask: Where the picture may change, by clicks: "L", white may.
         made: Numbers of the variations of the last edit, to choose from.
     """
 
     home: Path
-    stop: Event = field(default_factory=Event)
+    stop: Event | None = None
     mask: Image.Image | None = None
     made: list[int] = field(default_factory=list[int])
     _session: Session | None = None
@@ -78,7 +78,9 @@ class Visit:
         self._start(session, path.stem, None)
 
     def close(self) -> None:
-        """Forget the picture and delete the files."""
+        """Stop what runs, forget the picture and delete the files."""
+        if self.stop is not None:
+            self.stop.set()
         self._session, self._source, self.mask, self.made = None, None, None, []
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -162,7 +164,6 @@ class Visits:
     def end(self, key: str | None) -> None:
         """Stop what runs for a visitor and delete what he had."""
         visit = self.of(key)
-        visit.stop.set()
         visit.close()
         with self._lock:
             self._visits.pop(visit.home.name, None)
@@ -170,7 +171,7 @@ class Visits:
     def end_all(self) -> None:
         """The same for everybody."""
         for visit in self:
-            visit.stop.set()
+            visit.close()
         self._visits.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 

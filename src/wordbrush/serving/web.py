@@ -106,11 +106,11 @@ def build(menu: Menu) -> tuple[gr.Blocks, Visits]:
         examples = _welcome(stage)
         with gr.Column(visible=False, elem_id="studio") as stage.studio, gr.Row(elem_id="columns"):
             with gr.Column(scale=7, min_width=340):
-                how, run, cancel, chips = _canvas(stage)
+                how, chips = _canvas(stage)
             with gr.Column(scale=4, min_width=320, elem_id="panel"):
                 save, captions = _panel(stage, menu)
         _wire_pictures(stage, actions, opener, new, examples)
-        _wire_edits(stage, actions, run, cancel, chips, captions)
+        _wire_edits(stage, actions, chips, captions)
         _wire_history(stage, actions, save)
         _wire_masks(stage, actions, how)
         page.unload(actions.leave)
@@ -156,7 +156,7 @@ def _place(upload: Any) -> str | None:
     return upload and upload.path
 
 
-def _canvas(stage: Stage) -> tuple[gr.Radio, gr.Button, gr.Button, gr.Dataset]:
+def _canvas(stage: Stage) -> tuple[gr.Radio, gr.Dataset]:
     """The picture, and below it what is said about it."""
     with gr.Tabs(elem_id="tabs") as stage.tabs:
         with gr.Tab("Picture", id=PICTURE):
@@ -175,11 +175,13 @@ def _canvas(stage: Stage) -> tuple[gr.Radio, gr.Button, gr.Button, gr.Dataset]:
     with gr.Row(elem_id="go"):
         with gr.Column(scale=1):
             stage.texts = {name: _text(name) for name in TEXTS}
-        run = gr.Button("Edit", variant="primary", elem_id="run", scale=0, min_width=120)
-        cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False, scale=0, min_width=120)
+        stage.run = gr.Button("Edit", variant="primary", elem_id="run", scale=0, min_width=120)
+        stage.cancel = gr.Button(
+            "Cancel", variant="stop", elem_id="cancel", visible=False, scale=0, min_width=120
+        )
     samples = [[text] for text in INSTRUCTIONS]
     chips = gr.Dataset(components=["textbox"], samples=samples, label="For example", elem_id="chips")
-    return how, run, cancel, chips
+    return how, chips
 
 
 def _choices(label: str, elem_id: str, *, columns: int) -> gr.Gallery:
@@ -300,8 +302,6 @@ def _wire_pictures(
 def _wire_edits(
     stage: Stage,
     actions: Actions,
-    run: gr.Button,
-    cancel: gr.Button,
     chips: gr.Dataset,
     captions: dict[str, gr.Textbox],
 ) -> None:
@@ -313,33 +313,32 @@ def _wire_edits(
         "variations": stage.variations,
         **stage.knobs,
     }
-    buttons = [run, cancel, stage.explore]
 
-    def work(begun: Any, handler: Callable[..., Any], given: dict[str, Any], outputs: list[Any]) -> Any:
+    def work(begun: Any, handler: Callable[..., Any], given: dict[str, Any], outputs: list[Any]) -> None:
         """Run a handler while only `cancel` can be pressed."""
-        busy = begun(lambda: _buttons(running=True), None, buttons, **_QUICK)
-        edit = busy.then(
+        started = begun(actions.start, None, stage.buttons, **_QUICK)
+        edit = started.success(
             handler,
             inputs_kwargs=given,
-            outputs=outputs,
+            outputs=[*outputs, *stage.buttons],
             concurrency_limit=1,
             concurrency_id="model",
+            trigger_mode="multiple",  # else the page drops it while the last one is not put away yet
             **_PRIVATE,
         )
-        edit.then(lambda: _buttons(running=False), None, buttons, **_QUICK)
-        return edit
+        edit.failure(actions.refused, None, stage.buttons, **_QUICK)
 
     def any_of(*events: Any) -> Callable[..., Any]:
         return lambda *given, **options: gr.on(list(events), *given, **options)
 
     submitted = [box.submit for box in stage.texts.values()]
-    edits = work(any_of(run.click, *submitted), actions.run, inputs, stage.shown)
+    work(any_of(stage.run.click, *submitted), actions.run, inputs, stage.shown)
     adopted = stage.found.select(actions.adopt, None, [stage.seed, *stage.knobs.values()], **_QUICK)
     heeded = stage.heed.click(actions.heed, None, stage.asked, **_QUICK)
-    more = [work(event.then, actions.run, inputs, stage.shown) for event in (adopted, heeded)]
-    explored = work(stage.explore.click, actions.explore, inputs | captions, [*stage.shown, stage.found])
-    stopped = cancel.click(actions.cancel, None, stage.shown, cancels=[edits, *more, explored], **_QUICK)
-    stopped.then(lambda: _buttons(running=False), None, buttons, **_QUICK)
+    for event in (adopted, heeded):
+        work(event.then, actions.run, inputs, stage.shown)
+    work(stage.explore.click, actions.explore, inputs | captions, [*stage.shown, stage.found])
+    stage.cancel.click(actions.cancel, None, [stage.notice], **_QUICK)
     stage.correct.click(actions.correct, None, [*stage.shown, stage.texts["instruction"]], **_QUICK)
     stage.gallery.select(actions.choose, None, stage.shown, **_QUICK)
     chips.click(_first, [chips], [stage.texts["instruction"]], **_QUICK)
@@ -359,11 +358,6 @@ def _wire_edits(
 
 def _first(sample: list[str]) -> str:
     return sample[0]
-
-
-def _buttons(*, running: bool) -> tuple[gr.Button, gr.Button, gr.Button]:
-    """Edit, or cancel in its place; and explore."""
-    return gr.Button(visible=not running), gr.Button(visible=running), gr.Button(interactive=not running)
 
 
 def _wire_history(stage: Stage, actions: Actions, save: gr.Button) -> None:
