@@ -7,6 +7,7 @@ WORK="${WORK:-.cache/storybook}"
 PAIRS="${PAIRS:-12000}"
 
 "$WORDBRUSH" data storybook "$WORK/edits" --count "$PAIRS"
+"$WORDBRUSH" data storybook "$WORK/things" --count "$PAIRS" --kind things
 "$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 12)) --kind photographs
 
 EDITS=(--data "$WORK/edits")
@@ -26,7 +27,7 @@ WINDOWS=(--window 96 --batch-size 64 --steps "${WINDOW_STEPS:-2500}")
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/text-to-image-windows/model" --output "$WORK/text-to-image-first"
 
-"$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" "${WINDOWS[@]}" \
+"$WORDBRUSH" train instruct-pix2pix --data "$WORK/edits" --data "$WORK/things" "${PARTS[@]}" "${WINDOWS[@]}" \
   --init-from "$WORK/text-to-image-first/model" --output "$WORK/editor-windows"
 "$WORDBRUSH" train instruct-pix2pix "${EDITS[@]}" "${PARTS[@]}" --steps "${STEPS:-2500}" \
   --init-from "$WORK/editor-windows/model" --output "$WORK/editor"

@@ -58,3 +58,9 @@ def test_shards_of_vision_tasks(tmp_path: Path, render: Renderer, small_shards: 
     pictures = render_vision_edit(Renderer(render.sprites, size=64), edit)
     assert (edits.pair(1) == np.stack([np.asarray(picture) for picture in pictures])).all()
     assert (edits.rows[1]["instruction"], edits.rows[1]["task"]) == (edit.instruction, edit.task)
+
+
+def test_shards_of_things_are_other_scenes_and_only_of_their_edits(tmp_path: Path, small_shards: None):
+    scenes, things = (make(tmp_path / kind, 12, kind=kind, size=64) for kind in ("scenes", "things"))
+    assert {row["operation"] for row in things.rows} <= {"replace", "add", "resize", "move", "swap", "count"}
+    assert not {row["source_caption"] for row in scenes.rows} & {row["source_caption"] for row in things.rows}

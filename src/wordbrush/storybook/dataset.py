@@ -20,7 +20,15 @@ import numpy as np
 from PIL import Image
 
 from wordbrush.errors import WordbrushError
-from wordbrush.storybook.edits import SceneEdit, draw_edit, sample_edit, sample_photo_edit
+from wordbrush.storybook.edits import (
+    WEIGHTS,
+    SceneEdit,
+    draw_edit,
+    draw_operation,
+    render_edit,
+    sample_edit,
+    sample_photo_edit,
+)
 from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import Split, scene_rng
@@ -78,8 +86,12 @@ def redraw(rows: Sequence[dict[str, str]], number: int) -> SceneEdit:
     return edit
 
 
-Kind = Literal["scenes", "photographs", "vision"]
+Kind = Literal["scenes", "things", "photographs", "vision"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_THINGS = {name: WEIGHTS[name] for name in ("replace", "add", "resize", "move", "swap", "count")}
+"""Edits that need the shapes of things, which are learned last."""
+_THINGS_FROM = 1_000_000
+"""The scenes of `things` are others than those of `scenes`."""
 _Sample = tuple[SceneEdit | VisionEdit, Image.Image, Image.Image]
 """An edit, and the pictures before and after."""
 
@@ -134,6 +146,12 @@ def _scene(render: Renderer, split: Split, index: int) -> _Sample:
     return found.edit, found.before, found.after
 
 
+def _thing(render: Renderer, split: Split, index: int) -> _Sample:
+    rng = scene_rng(split, _THINGS_FROM + index)
+    found = render_edit(render, draw_edit(rng, split, operation=draw_operation(rng, _THINGS)))
+    return found.edit, found.before, found.after
+
+
 def _photograph(render: Renderer, split: Split, index: int) -> _Sample:
     found = sample_photo_edit(render, split, index)
     return found.edit, found.before, found.after
@@ -145,7 +163,7 @@ def _vision(render: Renderer, split: Split, index: int) -> _Sample:
 
 
 _SAMPLE: dict[Kind, Callable[[Renderer, Split, int], _Sample]] = {
-    "scenes": _scene, "photographs": _photograph, "vision": _vision,
+    "scenes": _scene, "things": _thing, "photographs": _photograph, "vision": _vision,
 }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ _Draw = Callable[[np.random.Generator, Scene], _Change | None]
 
 def draw_edit(rng: np.random.Generator, split: Split = "train", *, operation: str | None = None) -> SceneEdit:
     """Draw an edit of a drawn scene; the operation, if not given, by `WEIGHTS`."""
-    operation = operation or _draw_operation(rng, WEIGHTS)
+    operation = operation or draw_operation(rng, WEIGHTS)
     while True:
         before = draw_scene(rng, split)
         if operation == "variant":
@@ -124,7 +124,7 @@ def draw_photo_edit(
     Raises:
         ValueError: The operation needs things to change, and a photograph has none.
     """
-    operation = operation or _draw_operation(rng, PHOTO_WEIGHTS)
+    operation = operation or draw_operation(rng, PHOTO_WEIGHTS)
     edit = (
         _apply(rng, split, operation, draw_photo_scene(rng, num_photos))
         if operation in PHOTO_WEIGHTS
@@ -135,7 +135,8 @@ def draw_photo_edit(
     return edit
 
 
-def _draw_operation(rng: np.random.Generator, weights: dict[str, float]) -> str:
+def draw_operation(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    """A name, as often as its weight says."""
     shares = np.array(list(weights.values()))
     return str(rng.choice(list(weights), p=shares / shares.sum()))
 
