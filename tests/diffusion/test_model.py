@@ -146,6 +146,10 @@ def test_weights_are_cast(tmp_path: Path) -> None:
         torch.float32,
     )  # its autoencoder overflows in float16
     assert load(tmp_path, torch.bfloat16).vae.dtype == torch.bfloat16
+    last = torch.channels_last
+    assert half.unet.conv_in.weight.is_contiguous(memory_format=last)
+    assert half.vae.encoder.conv_in.weight.is_contiguous(memory_format=last)
+    assert not model.unet.conv_in.weight.is_contiguous(memory_format=last)
 
 
 def test_another_unet_of_the_checkpoint(tmp_path: Path) -> None:
