@@ -95,7 +95,7 @@ def download(page: Any, name: str, folder: Path) -> Path:
 def test_from_upload_to_download_and_nothing_is_left(page: Any, studio: Any, photo: Path, tmp_path: Path):
     begin(page, photo)
     edit(page, "make it night")
-    assert page.locator("#slider img").count() == 2
+    api.expect(page.locator("#slider img")).to_have_count(2)
     path = download(page, "Download", tmp_path)
     assert path.name == "dog-edited.png" and Image.open(path).size == (48, 32)
     record = read_provenance(path)
