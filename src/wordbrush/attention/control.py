@@ -24,6 +24,7 @@ from wordbrush.errors import UsageError
 
 Kind = Literal["self", "cross"]
 Place = Literal["down", "mid", "up"]
+_MAP_SIDE = 16
 _KINDS: dict[str, Kind] = {"attn1": "self", "attn2": "cross"}
 
 
@@ -128,6 +129,19 @@ def attention_sites(unet: UNet2DConditionModel, size: tuple[int, int]) -> list[A
             height, width = (-(-side // 2**level) for side in size)
             sites.append(AttentionSite(name, kind, place, level, (height, width)))
     return sites
+
+
+def map_site(unet: UNet2DConditionModel, size: tuple[int, int]) -> AttentionSite:
+    """A layer of the coarsest cross-attention that still shows where: that of 16x16, as in the paper.
+
+    Args:
+        unet: of the Stable Diffusion family.
+        size: (h, w) of the latents; where all layers are smaller than 16x16, the largest are taken.
+    """
+    sites = attention_sites(unet, size)
+    cross = [site for site in sites if site.kind == "cross" and site.place != "mid"]
+    large = [site for site in cross if min(site.size) >= _MAP_SIDE]
+    return max(large, key=lambda site: site.level) if large else min(cross, key=lambda site: site.level)
 
 
 def split_groups(x: Tensor, members: int, dim: int) -> Tensor:

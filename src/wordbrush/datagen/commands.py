@@ -76,6 +76,39 @@ def make_data(
     print(output)
 
 
+@data_app.command("attention")
+def show_attention(
+    caption: Annotated[str, typer.Argument(help="Of the first picture.")],
+    output_caption: Annotated[str, typer.Argument(metavar="OUTPUT", help="Of the second one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")] = Path("attention.png"),
+    model: Annotated[str, typer.Option(help="A text-to-image checkpoint.")] = "storybook",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first row's noise.")] = 0,
+    num: Annotated[int, typer.Option(min=1, help="Rows, each of another noise.")] = 2,
+    shared: Annotated[float, typer.Option(min=0, max=1, help="Part of the steps with control.")] = 0.8,
+    steps: Annotated[int | None, typer.Option(min=1, help="(default: the model's own, or 50)")] = None,
+    guidance: Annotated[float | None, typer.Option(help="(default: the model's own, or 7.5)")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+) -> None:
+    """Paint two captions with and without attention control, and show where each word looks."""
+    from wordbrush.datagen.attention_sheet import draw_attention
+    from wordbrush.datagen.painting import Draw, Painter, PairSettings
+    from wordbrush.models import own_settings
+    from wordbrush.outputs import check_outputs
+    from wordbrush.provenance import atomic_file
+
+    check_outputs([output], force=force)
+    own = own_settings(model, "prompt-to-prompt")
+    painter = Painter.load(
+        PairSettings(model=model, scheduler="dpm++", steps=steps or int(own.get("steps", 50)))
+    )
+    scale = own.get("text_scale", 7.5) if guidance is None else guidance
+    draws = [Draw(seed + row, shared, scale) for row in range(num)]
+    sheet = draw_attention(painter, caption, output_caption, draws)
+    with atomic_file(output, overwrite=force) as file:
+        sheet.save(file, "PNG")
+    print(output)
+
+
 @data_app.command("get")
 def get_data(
     name: Annotated[str | None, typer.Argument(help="A hub id, such as osunlp/MagicBrush.")] = None,

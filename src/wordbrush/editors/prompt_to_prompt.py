@@ -10,7 +10,7 @@ from torch import Tensor
 from wordbrush import images
 from wordbrush.attention.alignment import find_word, find_words
 from wordbrush.attention.blending import LocalBlend, MaskBlend, from_source, word_mask
-from wordbrush.attention.control import AttentionControl, AttentionSite, AttentionStore, attention_sites
+from wordbrush.attention.control import AttentionControl, AttentionSite, AttentionStore, map_site
 from wordbrush.attention.edits import prompt_to_prompt
 from wordbrush.diffusion.inversion import Inversion, NullTextSettings, ddim_inversion, null_text_inversion
 from wordbrush.diffusion.model import TextEmbeds
@@ -23,8 +23,6 @@ from wordbrush.types import EditRequest
 
 _MEMBERS = 2
 """Of a group of prompts: the source's caption and the target's."""
-_BLEND_SIDE = 16
-"""Least side of the attention maps that local blending looks at: that of the paper's."""
 
 
 class PromptToPrompt(InversionEditor[PromptToPromptSettings]):
@@ -149,11 +147,7 @@ class PromptToPrompt(InversionEditor[PromptToPromptSettings]):
         return word_mask(tokenizer, captions, present, members=_MEMBERS)
 
     def _blend_site(self, batch: Batch) -> AttentionSite:
-        """A layer of the coarsest attention maps that are not too coarse to blend by."""
-        sites = attention_sites(self.model.unet, (batch.source.shape[-2], batch.source.shape[-1]))
-        cross = [site for site in sites if site.kind == "cross" and site.place != "mid"]
-        large = [site for site in cross if min(site.size) >= _BLEND_SIDE]
-        return max(large, key=lambda site: site.level) if large else min(cross, key=lambda site: site.level)
+        return map_site(self.model.unet, (batch.source.shape[-2], batch.source.shape[-1]))
 
     def _local_blend(self, batch: Batch, store: AttentionStore | None) -> list[LocalBlend]:
         if store is None:
