@@ -23,9 +23,18 @@ class Float32Muon(Muon):
 
     @staticmethod
     def _orthogonalize(group: Any, updates: list[Tensor]) -> list[Tensor]:
+        """Matrices of one shape at once: most are small, and each call costs more than its arithmetic."""
         steps, weights = group["ns_steps"], group["ns_coeffs"]
-        matrices = [update.reshape(len(update), -1) for update in updates]
-        return [zero_power_via_gram_newton_schulz(m, steps, weights=weights, dtype=m.dtype) for m in matrices]
+        alike: dict[torch.Size, list[int]] = {}
+        for place, update in enumerate(updates):
+            alike.setdefault(update.reshape(len(update), -1).shape, []).append(place)
+        found = list(updates)
+        for shape, places in alike.items():
+            stacked = torch.stack([updates[place].reshape(shape) for place in places])
+            result = zero_power_via_gram_newton_schulz(stacked, steps, weights=weights, dtype=stacked.dtype)
+            for place, matrix in zip(places, result, strict=True):
+                found[place] = matrix
+        return found
 
 
 def build_optimizer(
