@@ -26,7 +26,7 @@ _PARTS: dict[str, Any] = {
 # At the scales that suit Stable Diffusion these models oversaturate; Text2LIVE's generator is for larger
 # pictures, and the small CLIP takes "photo" for a style.
 _SETTINGS = {
-    "instruct-pix2pix": {"text_scale": 4.0},
+    "instruct-pix2pix": {"text_scale": 3.0, "image_scale": 1.3},
     "sdedit": {"text_scale": 4.0},
     "prompt-to-prompt": {"steps": 20, "text_scale": 3.0},
     "diffedit": {"steps": 20, "text_scale": 4.0, "mask_threshold": 0.25},
