@@ -169,6 +169,18 @@ def test_every_language_has_these_frames(texts: list[str], wanted: str):
     assert {text: TableTranslator().translate(text).english for text in texts} == dict.fromkeys(texts, wanted)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cyberpunk neon", "art nouveau", "Art Deco", "Tokyo neon", "film noir style", "Mona Lisa", "a la Monet",
+        "pastel", "a sombrero", "Van Gogh", "summer", "sepia", "pop art", "a panda", "café at night",
+    ],
+)  # fmt: skip
+def test_english_with_foreign_names_in_it_goes_through(text: str):
+    found = load_translator().translate(text)
+    assert (found.english, found.changed) == (text, False)
+
+
 def test_two_orders_name_the_part_that_is_not_understood():
     with pytest.raises(TranslationError, match="flummi"):
         load_translator().translate("mach das Auto rot und den Flummi blau")

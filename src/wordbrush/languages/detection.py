@@ -53,9 +53,30 @@ def _share(words: list[str], known: frozenset[str] | set[str]) -> float:
     return sum(word in known for word in words) / max(1, len(words))
 
 
+def certain(text: str, language: str) -> bool:
+    """Whether a text can hardly be English with a foreign name in it, such as "art nouveau" or "a sombrero".
+
+    Foreign letters say so; of Latin ones a word of the language's grammar that is no English word; and where
+    no table has that grammar, three words or more.
+    """
+    words = re.findall(r"\w+", fold(_QUOTED.sub(" ", text)))
+    if not all(word.isascii() for word in words):
+        return True
+    if language not in languages():
+        return len(words) > 2
+    known = table(language)
+    grammar = known.filler | known.particles | known.lexicon | {*known.against(" ".join(words))}
+    return bool({*words} & grammar - _english_words())
+
+
 @cache
 def _english_words() -> frozenset[str]:
-    return frozenset(english()["words"].split())
+    """Those of the English table, and of the things' names."""
+    raw = english()
+    wordings = [wording for some in raw["english"].values() for wording in some]
+    names = {thing for things in labels().values() for thing in things}
+    texts = [raw["words"], *wordings, *raw["styles"].values(), *raw["places"].values(), *names]
+    return frozenset(re.findall(r"\w+", " ".join([*texts, *raw["plurals"].values()])))
 
 
 def _by_model(text: str, every: bool) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from wordbrush.languages.detection import detect
+from wordbrush.languages.detection import certain, detect
 from wordbrush.languages.nearest import Encoder, load_encoder, nearest
 from wordbrush.languages.translation import Translation, TranslationError
 from wordbrush.languages.vocabulary import Phrase, Table, Word, english, table, tidy
@@ -77,7 +77,7 @@ class TableTranslator:
         return cls(load_encoder())
 
     def translate(self, text: str) -> Translation:
-        """One instruction; English is given back as it is.
+        """One instruction; English is given back as it is, and so is what may be it and is not understood.
 
         Raises:
             TranslationError: A part of it is not understood.
@@ -85,6 +85,14 @@ class TableTranslator:
         language = detect(text)
         if language == "en":
             return Translation(text, "en", "as it is")
+        try:
+            return self._translate(text, language)
+        except TranslationError:
+            if certain(text, language):
+                raise
+            return Translation(text, "en", "as it is")
+
+    def _translate(self, text: str, language: str) -> Translation:
         known = table(language)
         plain, quoted = _without_quotes(text)
         tidied = tidy(plain, known.spaces)
