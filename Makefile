@@ -29,7 +29,8 @@ venv: $(DEV)
 # requirement can pull in another.
 $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Wordbrush needs Python 3.11 or later")'
-	@test -x $(BIN)/python || { echo "setting up .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { echo "setting up .venv with $(PYTHON)"; \
+		$(PYTHON) -m venv --clear .venv || { rm -rf .venv; echo "Python's venv is missing (Debian: python3-venv)"; exit 1; }; }
 	@echo "installing Wordbrush (the first time takes some minutes)"
 	@$(PIP) $$(grep '^torch==' constraints.txt)
 	@$(PIP) --editable .

@@ -37,6 +37,7 @@ ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
 }
 INSTRUCTION = "make it night"
+TEXT_SCALE, IMAGE_SCALE = 7.5, 1.5
 CACHE = Path(".cache/benchmarks")
 
 
@@ -139,7 +140,9 @@ def serve(arm: str, model: str, steps: int) -> None:
 def ours(folder: Path, size: int, steps: int, arm: str) -> Callable[[], Any]:
     import wordbrush
 
-    editor = wordbrush.load(folder, device="cpu", steps=steps, size=size)
+    editor = wordbrush.load(
+        folder, device="cpu", steps=steps, size=size, text_scale=TEXT_SCALE, image_scale=IMAGE_SCALE
+    )
     request = wordbrush.EditRequest(picture(size), INSTRUCTION, seed=0)
     return lambda: editor.edit(request)
 
@@ -158,8 +161,8 @@ def theirs(folder: Path, size: int, steps: int, arm: str) -> Callable[[], Any]:
         INSTRUCTION,
         image=picture(size),
         num_inference_steps=steps,
-        guidance_scale=7.5,
-        image_guidance_scale=1.5,
+        guidance_scale=TEXT_SCALE,
+        image_guidance_scale=IMAGE_SCALE,
         generator=torch.Generator().manual_seed(0),
     )
 

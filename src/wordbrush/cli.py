@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import wordbrush
 from wordbrush.datagen.commands import data_app
-from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.errors import MissingExtraError, UsageError, WordbrushError
 from wordbrush.evaluation.commands import evaluate_app
 from wordbrush.outputs import (
     check_outputs,
@@ -203,10 +203,12 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(Setup, include_extras=True)
     options = [_option(f.name, hints[f.name], f.default) for f in fields(Setup) if f.name != "settings"]
     flags: dict[str, inspect.Parameter] = {}
-    for control in (c for method in METHODS.values() for c in controls(method.settings)):
-        # Of a setting that several methods have, the words of the first one are shown.
+    known = [(method.name, control) for method in METHODS.values() for control in controls(method.settings)]
+    for method, control in known:
+        # Of a setting that several methods have, the words and values of the first one are shown.
         if control.name not in flags:
-            flags[control.name] = _flag(control, _settings_panel(control.name))
+            alike = {other.default for _, other in known if other.name == control.name} == {control.default}
+            flags[control.name] = _flag(control, method, alike=alike)
 
     def run(**given: Any) -> None:
         setup = {option.name: given.pop(option.name) for option in options}
@@ -230,14 +232,15 @@ def _settings_panel(setting: str) -> str:
     return f"Settings of {'every method' if len(found) == len(METHODS) else ', '.join(found)}"
 
 
-def _flag(control: "Control", panel: str) -> inspect.Parameter:
+def _flag(control: "Control", method: str, *, alike: bool) -> inspect.Parameter:
     """An option that is None unless given, so that the model's, the method's or the recorded value stands."""
-    option = typer.Option(help=_describe(control), rich_help_panel=panel)
+    words = _describe(control, method) + ("" if alike else " (for others see `wordbrush methods`)")
+    option = typer.Option(help=words, rich_help_panel=_settings_panel(control.name))
     return _option(control.name, Annotated[control.type | None, option], None)
 
 
-def _describe(control: "Control", method: str | None = None) -> str:
-    """Description, range and default of a setting; with a method also the embedded model's own value."""
+def _describe(control: "Control", method: str) -> str:
+    """Description, range and default of a method's setting, and the embedded model's own value."""
     from wordbrush.models import EMBEDDED, own_settings
 
     default = control.default
@@ -245,7 +248,7 @@ def _describe(control: "Control", method: str | None = None) -> str:
         default = "on" if default else "off"
     notes = [control.range] if control.range else []
     notes += [] if default is None else [f"default {default}"]
-    values = {model: own_settings(model, method).get(control.name) for model in EMBEDDED if method}
+    values = {model: own_settings(model, method).get(control.name) for model in EMBEDDED}
     notes += [f"{model} {value}" for model, value in values.items() if value is not None]
     return "; ".join([control.description, ", ".join(notes)] if notes else [control.description])
 
@@ -711,7 +714,7 @@ def ui(
     try:
         from wordbrush.serving.web import serve
     except ModuleNotFoundError as error:
-        raise WordbrushError("the page needs gradio: pip install 'wordbrush[ui]'") from error
+        raise MissingExtraError("the page", "ui") from error
     from wordbrush.editors import find_method
     from wordbrush.editors.settings import make_settings
     from wordbrush.models import own_settings
@@ -775,7 +778,7 @@ def serve(
     try:
         from wordbrush.serving.http import serve as listen
     except ModuleNotFoundError as error:
-        raise WordbrushError("the service needs more packages: pip install 'wordbrush[serve]'") from error
+        raise MissingExtraError("the service", "serve") from error
     from wordbrush.recipe import Recipe
     from wordbrush.serving.jobs import lock_folder
     from wordbrush.serving.service import Keys, Limits
@@ -818,7 +821,7 @@ def mcp(
     try:
         from wordbrush.serving.mcp import build, serve
     except ModuleNotFoundError as error:
-        raise WordbrushError("the tools need mcp: pip install 'wordbrush[mcp]'") from error
+        raise MissingExtraError("the tools", "mcp") from error
     from wordbrush.recipe import Recipe
 
     recipe = setup.over(Recipe())

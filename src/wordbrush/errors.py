@@ -25,6 +25,14 @@ class OutputError(WordbrushError):
     """A result that cannot be written."""
 
 
+class MissingExtraError(WordbrushError):
+    """Packages that only a part of Wordbrush needs are not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        how = f"`make venv`, or pip install -c constraints.txt -e '.[{extra}]' in Wordbrush's folder"
+        super().__init__(f"for {what} more packages are needed: {how}")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """An exception's message, short and on one line."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -172,8 +172,9 @@ def test_every_language_has_these_frames(texts: list[str], wanted: str):
 @pytest.mark.parametrize(
     "text",
     [
-        "cyberpunk neon", "art nouveau", "Art Deco", "Tokyo neon", "film noir style", "Mona Lisa", "a la Monet",
-        "pastel", "a sombrero", "Van Gogh", "summer", "sepia", "pop art", "a panda", "café at night",
+        "cyberpunk neon", "art nouveau", "Art Deco", "Tokyo neon", "film noir style", "Mona Lisa",
+        "a la Monet", "pastel", "a sombrero", "Van Gogh", "summer", "sepia", "pop art", "a panda",
+        "café at night",
     ],
 )  # fmt: skip
 def test_english_with_foreign_names_in_it_goes_through(text: str):

@@ -25,14 +25,14 @@ from PIL import Image
 from wordbrush.data.original import SEEDS
 from wordbrush.data.rows import DataError, decode
 from wordbrush.data.shards import known_columns
-from wordbrush.errors import WordbrushError, one_line
+from wordbrush.errors import MissingExtraError, one_line
 from wordbrush.storybook.dataset import RenderedEdits
 
 try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
-    raise WordbrushError("data sets need: pip install 'wordbrush[data]'") from error
+    raise MissingExtraError("data sets", "data") from error
 
 _ROWS = 64
 """Of a block, in layouts that have no blocks of their own."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from wordbrush.data.rows import PICTURES, SHARD_BYTES, DataError, Row, by_size, make_row
-from wordbrush.errors import WordbrushError, one_line
+from wordbrush.errors import MissingExtraError, one_line
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
@@ -23,7 +23,7 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
-    raise WordbrushError("data sets need: pip install 'wordbrush[data]'") from error
+    raise MissingExtraError("data sets", "data") from error
 
 _GROUP_BYTES = 8 << 20  # of a row group: what a reader holds at once
 _READ_ROWS = 8

@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wordbrush.datagen.instructions import TRIES, Rejected, judge, unfit
 from wordbrush.datagen.prompts import SHOWN, system_prompt, vary_verb
-from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
+from wordbrush.errors import MissingExtraError, OutputError, UsageError, WordbrushError, one_line
 from wordbrush.triplets import Caption, GroundedEdit, Triplet, WrittenEdit
 
 try:
     import openai
     from openai.types.chat import ChatCompletion
 except ModuleNotFoundError as error:
-    raise WordbrushError("an endpoint needs: pip install 'wordbrush[data]'") from error
+    raise MissingExtraError("an endpoint", "data") from error
 
 
 class EndpointError(WordbrushError):

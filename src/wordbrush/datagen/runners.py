@@ -24,7 +24,7 @@ import torch
 from wordbrush.datagen.config import Config, WrittenTriplets
 from wordbrush.datagen.stages import Record, Stage
 from wordbrush.diffusion.runtime import available_cpus, prepare_process
-from wordbrush.errors import DeviceError, WordbrushError, one_line
+from wordbrush.errors import DeviceError, MissingExtraError, WordbrushError, one_line
 
 Build = Callable[[], Stage]
 """Makes a stage with its models; can be sent to another process."""
@@ -204,7 +204,7 @@ def _run_ray(workers: Workers, build: Build, records: Sequence[Record]) -> Itera
         import ray.data
         import ray.exceptions
     except ModuleNotFoundError as error:
-        raise WordbrushError("--ray needs: pip install 'wordbrush[ray]'") from error
+        raise MissingExtraError("--ray", "ray") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -20,7 +20,7 @@ from wordbrush.editors import METHODS
 from wordbrush.editors.edit_layer import LayerGenerator, composite, num_scales
 from wordbrush.editors.jobs import Job, describe_job, describe_model, prepare_job
 from wordbrush.editors.settings import Text2LiveSettings, make_settings
-from wordbrush.errors import UsageError, WordbrushError
+from wordbrush.errors import MissingExtraError, UsageError
 from wordbrush.perception.clip import Clip
 from wordbrush.perception.clip_losses import (
     PLAIN,
@@ -271,7 +271,7 @@ def _madgrad(generator: LayerGenerator, rate: float) -> torch.optim.Optimizer:
     try:
         from pytorch_optimizer import MADGRAD
     except ModuleNotFoundError as error:
-        raise WordbrushError("text2live needs: pip install 'wordbrush[train]'") from error
+        raise MissingExtraError("text2live", "train") from error
     return MADGRAD(generator.parameters(), lr=rate, momentum=0.9, weight_decay=0.01)
 
 

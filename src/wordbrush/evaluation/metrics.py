@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import MissingExtraError
 
 _RESAMPLES = 1000
 MAX_PSNR = 99.0
@@ -36,7 +36,7 @@ def ssim(one: Tensor, other: Tensor) -> list[float]:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ModuleNotFoundError as error:
-        raise WordbrushError("SSIM needs: pip install 'wordbrush[evaluate]'") from error
+        raise MissingExtraError("SSIM", "evaluate") from error
     found = structural_similarity_index_measure(one, other, data_range=2.0, reduction="none")
     assert isinstance(found, Tensor)  # a tuple only where more is asked for
     return found.reshape(-1).tolist()

