@@ -24,7 +24,7 @@ from pydantic import ConfigDict, ValidationError
 from wordbrush.editors.asked import Asked
 from wordbrush.errors import OutputError, UsageError, WordbrushError
 from wordbrush.images import open_image
-from wordbrush.outputs import check_folder, make_folder, save_result, variation_paths
+from wordbrush.outputs import make_folder, save_result, variation_paths
 from wordbrush.provenance import atomic_file, remove_leftovers
 from wordbrush.types import Editor, OnStep, StepInfo
 
@@ -70,7 +70,6 @@ class Batch:
         common = json.dumps(made_with, sort_keys=True)
         self._digests = [sha256(f"{common}\n{line}".encode()).hexdigest() for line in self._lines]
         make_folder(out)
-        check_folder(out)
         self._finished = self._resume()
 
     @property

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 import wordbrush
 from wordbrush.datagen.commands import data_app
-from wordbrush.errors import MissingExtraError, UsageError, WordbrushError
+from wordbrush.errors import ImageError, MissingExtraError, UsageError, WordbrushError
 from wordbrush.evaluation.commands import evaluate_app
 from wordbrush.outputs import (
     check_outputs,
@@ -314,6 +314,8 @@ def edit(
     """
     paths = variation_paths(output or default_output(picture), variations)
     found = {name: path for name, path in (("mask", save_mask), ("layer", save_layer)) if path is not None}
+    if not picture.exists():
+        raise ImageError(f"{picture}: no such file")
     check_outputs([*paths, *found.values()], force=force, inputs=[picture, *([mask] if mask else [])])
     if save_layer is not None and save_layer.suffix.lower() in (".jpg", ".jpeg"):
         raise UsageError(f"{save_layer}: JPEG has no transparency, write the layer as .png or .webp")
@@ -341,7 +343,8 @@ def edit(
     method.check(request)
     if lacking := next((name for name in found if name != method.finds), None):
         raise UsageError(f"{method.name} finds no {lacking}: there is none to save")
-    for remark in (*recipe.differences(original, cover), *original.notes):
+    unread = [f"{method.name} does not read the {name.replace('_', ' ')}" for name in method.unread(request)]
+    for remark in (*recipe.differences(original, cover), *original.notes, *unread):
         _say(f"warning: {remark}")
     with progress() as show:
         show("Loading the model")

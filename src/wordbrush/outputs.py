@@ -78,14 +78,18 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, *, private: bool = False) -> None:
     """Make a folder for results, parents included, and check that it can be written.
+
+    Args:
+        folder: May be there.
+        private: A new one is for its owner alone.
 
     Raises:
         OutputError: it cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
     check_folder(folder)

@@ -264,9 +264,26 @@ def test_offload(tiny_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="the device is the CPU"):
         load(tiny_checkpoint, offload=True)
     model = load(tiny_checkpoint)
+    latents = torch.randn(1, 4, 16, 16)
+    expected = model.decode(latents)
     offload_networks(model.networks, CPU)
-    assert all(hasattr(network, "_hf_hook") for network in model.networks)
-    assert model.decode(torch.randn(1, 4, 16, 16)).shape == (1, 3, 32, 32)
+    assert torch.equal(model.decode(latents), expected)
+
+
+def test_offload_leaves_one_network_on_the_device() -> None:
+    class Placed(torch.nn.Linear):
+        place = "cpu"
+
+        def to(self, device: torch.device | str) -> "Placed":  # pyright: ignore
+            self.place = str(device)
+            return self
+
+    networks: list[Any] = [Placed(1, 1) for _ in range(3)]
+    text, unet, vae = networks
+    offload_networks(networks, torch.device("cuda"))
+    for runs in (vae, text, unet, unet, vae, unet):  # an edit, and another of the same words
+        runs._hf_hook.pre_forward(runs)  # what diffusers calls before `encode` and `decode`, too
+        assert [network.place for network in networks].count("cuda") == 1 and runs.place == "cuda"
 
 
 def truncate(folder: Path) -> None:

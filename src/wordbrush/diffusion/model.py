@@ -218,12 +218,20 @@ class LatentDiffusion:
 
 
 def offload_networks(networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Keep the networks in memory and move each to `device` while it runs; the next one sends it back."""
-    from accelerate import cpu_offload_with_hook
+    """Keep the networks in memory; move each to `device` when it runs, and back when another one does."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+    from accelerate.utils.operations import send_to_device
 
-    hook = None
+    class Alone(ModelHook):
+        def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            for network in networks:
+                if network is not module:
+                    network.to("cpu")
+            module.to(device)
+            return send_to_device(args, device), send_to_device(kwargs, device)
+
     for network in networks:
-        _, hook = cpu_offload_with_hook(network, device, prev_module_hook=hook)
+        add_hook_to_module(network.to("cpu"), Alone())
 
 
 def _open(path: Path, dtype: torch.dtype, unet: str | None, config: str | Path | None) -> Any:

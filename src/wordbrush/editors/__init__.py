@@ -22,6 +22,8 @@ from wordbrush.errors import ModelError, UsageError
 from wordbrush.models import own_settings
 from wordbrush.types import Editor, EditRequest
 
+_TEXTS = ("instruction", "source_caption", "target_caption", "task")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -53,7 +55,12 @@ class Method:
         for name in self.needs:
             value = getattr(request, name)
             if value is None or (isinstance(value, str) and not value.strip()):
-                raise UsageError(f"{self.name} needs {name.replace('_', ' ')}, which is empty")
+                others = "".join(f"; {text} is for other methods" for text in self.unread(request))
+                raise UsageError(f"{self.name} needs {name}, which is empty{others}".replace("_", " "))
+
+    def unread(self, request: EditRequest) -> list[str]:
+        """The texts that a request has and this method does not look at."""
+        return [name for name in _TEXTS if name not in self.reads and getattr(request, name)]
 
     def load_factory(self) -> Callable[..., Editor]:
         """Import and return the function that makes the editor."""
@@ -77,6 +84,7 @@ METHODS = {
             EmuEditSettings,
             "wordbrush.editors.emu_edit:EmuEdit.load",
             needs=("instruction",),
+            optional=("task",),
         ),
         Method(
             "sdedit",

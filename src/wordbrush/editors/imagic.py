@@ -23,8 +23,9 @@ from wordbrush.editors.jobs import Job
 from wordbrush.editors.latent_editor import Batch
 from wordbrush.editors.sdedit import TextToImageEditor
 from wordbrush.editors.settings import ImagicSettings
-from wordbrush.editors.tuned_picture import TunedPicture, make_folder
+from wordbrush.editors.tuned_picture import TunedPicture
 from wordbrush.errors import OutputError, UsageError
+from wordbrush.outputs import make_folder
 from wordbrush.types import EditRequest
 
 _LIMIT = 4 << 30

@@ -31,13 +31,13 @@ from wordbrush.editors.tuned_picture import (
     TunedRecord,
     add_adapters,
     is_tuned,
-    make_folder,
     model_signature,
     picture_digest,
     put_weights,
     twin,
 )
 from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
+from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
 _STATE = "state.pt"

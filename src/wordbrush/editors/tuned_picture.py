@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.editors.imagic_presets import Tuning
-from wordbrush.errors import ModelError, OutputError, UsageError, one_line
+from wordbrush.errors import ModelError, UsageError, one_line
 from wordbrush.models import quiet
 from wordbrush.provenance import atomic_file
 
@@ -120,14 +120,6 @@ class TunedPicture:
 def is_tuned(folder: Path) -> bool:
     """Whether a tuned picture was finished in a folder."""
     return (folder / _RECORD).is_file()
-
-
-def make_folder(folder: Path, *, private: bool = False) -> None:
-    """Make it, for its owner alone if private, or raise an `OutputError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def twin(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
