@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.world import make_small_shards
+from wordbrush.errors import WordbrushError
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.edits import sample_edit
 from wordbrush.storybook.render import Renderer
@@ -22,7 +23,7 @@ def test_shards_hold_the_edits_of_their_numbers(
 ):
     edits = make(tmp_path, 5, split="test", size=64)
     assert len(edits) == 6 and sorted(p.name for p in tmp_path.iterdir()) == [
-        "00000.jsonl", "00000.npy", "00001.jsonl", "00001.npy",
+        "00000.jsonl", "00000.npy", "00001.jsonl", "00001.npy", "made.json",
     ]  # fmt: skip
     small = Renderer(sprites, size=64)
     for number in range(6):
@@ -58,6 +59,14 @@ def test_shards_of_vision_tasks(tmp_path: Path, render: Renderer, small_shards: 
     pictures = render_vision_edit(Renderer(render.sprites, size=64), edit)
     assert (edits.pair(1) == np.stack([np.asarray(picture) for picture in pictures])).all()
     assert (edits.rows[1]["instruction"], edits.rows[1]["task"]) == (edit.instruction, edit.task)
+
+
+def test_a_folder_holds_edits_of_one_making(tmp_path: Path, small_shards: None):
+    make(tmp_path, 3, size=64)
+    for other in ({"kind": "things", "size": 64}, {"size": 32}, {"split": "test", "size": 64}):
+        with pytest.raises(WordbrushError, match="name another folder"):
+            make(tmp_path, 6, **other)
+    assert len(RenderedEdits.open(tmp_path)) == 3
 
 
 def test_shards_of_things_are_other_scenes_and_only_of_their_edits(tmp_path: Path, small_shards: None):

@@ -46,6 +46,8 @@ def evaluate_storybook(
     text_scale: _Scale = None,
     image_scale: _Scale = None,
     steps: _Steps = None,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
     as_json: _AsJson = False,
 ) -> None:
     """Measure a storybook model: its edits, judged by a recogniser, and the models below it."""
@@ -54,7 +56,7 @@ def evaluate_storybook(
 
     settings = _given(text_scale=text_scale, image_scale=image_scale, steps=steps)
     with progress() as show:
-        found = evaluate(Options(model, num, output, recogniser, settings), show)
+        found = evaluate(Options(model, num, output, recogniser, settings, device, dtype), show)
     print(to_json(found) if as_json else to_markdown(found), end="")
 
 

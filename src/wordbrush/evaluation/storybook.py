@@ -190,6 +190,8 @@ class Options:
         output: Folder for results.json, results.md and the grids.
         recogniser: Folder of another recogniser than the embedded one.
         settings: Of the editor, where they are not its defaults.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16".
     """
 
     model: str = "storybook"
@@ -197,6 +199,8 @@ class Options:
     output: Path = Path("out/evaluate-storybook")
     recogniser: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
@@ -208,8 +212,8 @@ def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
         OutputError: The report cannot be written.
     """
     make_folder(options.output)
-    editor = wordbrush.load(options.model, **options.settings)
-    recogniser, base = Recogniser.load(options.recogniser), _load_base(options.model)
+    editor = wordbrush.load(options.model, device=options.device, dtype=options.dtype, **options.settings)
+    recogniser, base = Recogniser.load(options.recogniser), _load_base(options)
     render = Renderer(SpriteLibrary.load())
     cases = _draw_all(render, options.num, show)
     held = HeldOut.render(render, _NUM_RENDERS)
@@ -298,11 +302,12 @@ def _has_text_to_image(model: str) -> bool:
     return (resolve(model) / "text_to_image").is_dir()
 
 
-def _load_base(model: str) -> LatentDiffusion:
+def _load_base(options: Options) -> LatentDiffusion:
     """The autoencoder and the text encoder, with the text-to-image U-Net if there is one."""
-    device = resolve_device("auto")
-    unet = "text_to_image" if _has_text_to_image(model) else None
-    return LatentDiffusion.load(model, device=device, dtype=resolve_dtype("auto", device), unet=unet)
+    device = resolve_device(options.device)
+    unet = "text_to_image" if _has_text_to_image(options.model) else None
+    dtype = resolve_dtype(options.dtype, device)
+    return LatentDiffusion.load(options.model, device=device, dtype=dtype, unet=unet)
 
 
 def _training(model: str) -> dict[str, Any] | None:

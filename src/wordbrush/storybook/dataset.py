@@ -108,8 +108,12 @@ def make(
     """Render edits 0 .. count-1 of a split (rounded up to whole shards) that are not in the folder yet.
 
     Where no photographs can be had, there are no edits of the kind "photographs": the result is empty.
+
+    Raises:
+        WordbrushError: the folder holds edits of another kind, split or size.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _keep_apart(folder, {"kind": kind, "split": split, "size": size})
     SpriteLibrary.load()  # fetched once, before the processes start
     if kind == "photographs" and not len(PhotoLibrary.load(split)):
         return RenderedEdits.open(folder)
@@ -117,6 +121,15 @@ def make(
     for number in _in_processes(partial(_make_shard, folder, kind, split, size), numbers, processes):
         print(f"rendered shard {number} of {folder}", flush=True)
     return RenderedEdits.open(folder)
+
+
+def _keep_apart(folder: Path, made: dict[str, Any]) -> None:
+    """A folder's shards are all of one making, which it says."""
+    record = folder / "made.json"
+    if not record.exists():
+        record.write_text(json.dumps(made) + "\n")
+    elif (found := json.loads(record.read_text())) != made:
+        raise WordbrushError(f"{folder} holds edits of {found}, not of {made}: name another folder")
 
 
 def _in_processes(work: Callable[[int], int], numbers: list[int], processes: int | None) -> Iterable[int]:
