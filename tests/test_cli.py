@@ -167,6 +167,7 @@ def test_wrong_use_exits_2(folder: Path, shell: Shell):
         (("edit",), "picture"),
         (("edit", "dog.png"), "instruction"),
         (("edit", "dog.png", "  "), "instruction"),
+        (("edit", "dog.png", "--target", "a cat"), "target caption is for other methods"),
         (("edit", "dog.png", "x", "-o", "out.bmp"), ".bmp"),
         (("edit", "dog.png", "x", "-o", "."), "."),
         (("edit", "dog.png", "x", "--save-layer", "layer.jpg"), "transparency"),
@@ -202,6 +203,7 @@ def test_failures_exit_1_and_leave_nothing(folder: Path, shell: Shell):
         ("edit", "dog.png", "x", "--device", "cuda:99", *model),
     ):
         assert shell.refused(*words)[0] == 1, words
+    assert shell.refused("edit", "none/dog.png", "x") == (1, "wordbrush: none/dog.png: no such file\n")
     assert not list(folder.glob("*-edited*")) + list(folder.glob("*.tmp"))
 
 
@@ -273,9 +275,10 @@ def test_a_batch_does_not_take_results_of_other_settings_for_its_own(folder: Pat
 def test_warnings_are_shown(folder: Path, shell: Shell):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save("two.gif", save_all=True, append_images=frames[1:])
-    code, out, err = shell.edit("two.gif", "word " * 60)
+    code, out, err = shell.edit("two.gif", "word " * 60, "--source", "a red picture")
     assert (code, out) == (0, "two-edited.png\n")
-    assert err.count("wordbrush: warning: ") == 2
+    assert err.count("wordbrush: warning: ") == 3
+    assert "instruct-pix2pix does not read the source caption" in err
     assert "first" in err
     assert "dropped" in err
 

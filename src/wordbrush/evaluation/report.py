@@ -21,6 +21,10 @@ _DISTANCES = ("L1", "PSNR, dB", "EfficientNet-Lite0 distance")
 APART = frozenset({"move", "swap", "count"})
 """Operations that the summary leaves out; each has its own row."""
 
+_MEMBERS = ("autoencoder", "clip", "text-to-image", "editor", "recogniser")
+"""What names of training runs begin with."""
+_SPENT = ("steps", "samples", "minutes")
+
 
 def to_json(found: Mapping[str, Any]) -> str:
     """The results, indented."""
@@ -91,9 +95,19 @@ def _base_models(found: Mapping[str, Any]) -> list[str]:
 def _training(budget: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     if not budget:
         return []
-    columns = list(dict.fromkeys(key for row in budget.values() for key in row))
-    rows = [[member, *(str(row.get(key, "")) for key in columns)] for member, row in budget.items()]
-    return ["Trained for:", _table(("member", *columns), rows)]
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for name, run in budget.items():
+        runs.setdefault(next(m for m in (*_MEMBERS, name) if name.startswith(m)), []).append(run)
+    rows = [
+        [
+            member,
+            str(len(found)),
+            *(f"{sum(run.get(key, 0) for run in found):,.0f}" for key in _SPENT),
+            "; ".join(sorted({run["hardware"] for run in found if "hardware" in run})),
+        ]
+        for member, found in runs.items()
+    ]
+    return ["Trained for, all runs of each together:", _table(("member", "runs", *_SPENT, "hardware"), rows)]
 
 
 def _mean_table(label: str, means: Mapping[str, Any], *, percent: bool) -> str:
