@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from wordbrush.datagen.checks import MAX_CHARS, unsafe
 from wordbrush.errors import UsageError, one_line
+from wordbrush.languages.detection import identifier
 from wordbrush.storybook.scenes import Split, draw_scene, scene_rng
 from wordbrush.storybook.wording import caption as describe
 from wordbrush.triplets import Caption, normalise
@@ -90,9 +90,9 @@ class CaptionFilter:
     def __init__(
         self, language: str | None = "en", *, min_chars: int = 3, max_chars: int = MAX_CHARS
     ) -> None:
-        if language is not None and language not in _languages().labels:
+        if language is not None and language not in identifier().labels:
             raise UsageError(
-                f"cannot tell the language {language!r}: one of {', '.join(_languages().labels)}"
+                f"cannot tell the language {language!r}: one of {', '.join(identifier().labels)}"
             )
         self.language, self.min_chars, self.max_chars = language, min_chars, max_chars
         self.counts: Counter[str] = Counter()
@@ -129,16 +129,8 @@ class CaptionFilter:
     def _language_differs(self, text: str) -> bool:
         if self.language is None:
             return False
-        ranked = _languages().rank(text)
+        ranked = identifier().rank(text)
         return ranked[0][1] > _UNLIKELY * dict(ranked)[self.language]
-
-
-@cache
-def _languages() -> Any:
-    """py3langid's identifier: 4 MB in its wheel, 0.1 ms a caption."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _digest(text: str) -> bytes:

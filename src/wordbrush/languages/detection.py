@@ -83,12 +83,13 @@ def _by_model(text: str, every: bool) -> str:
     """By py3langid, if it is installed and certain; else English."""
     if importlib.util.find_spec("py3langid") is None:
         return "en"
-    language, share = _identifier().classify(text)
+    language, share = identifier().classify(text)
     return language if (every or language in labels()) and share > _CERTAIN else "en"
 
 
 @cache
-def _identifier() -> Any:
+def identifier() -> Any:
+    """py3langid's, with probabilities: 4 MB in its wheel, 0.1 ms a text; extras: `languages`, `data`."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
