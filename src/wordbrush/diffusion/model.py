@@ -222,12 +222,15 @@ def offload_networks(networks: Sequence[nn.Module], device: torch.device) -> Non
     from accelerate.hooks import ModelHook, add_hook_to_module
     from accelerate.utils.operations import send_to_device
 
+    there: nn.Module | None = None
+
     class Alone(ModelHook):
         def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            for network in networks:
-                if network is not module:
-                    network.to("cpu")
-            module.to(device)
+            nonlocal there
+            if there is not module:  # step after step it is the U-Net
+                if there is not None:
+                    there.to("cpu")
+                there = module.to(device)
             return send_to_device(args, device), send_to_device(kwargs, device)
 
     for network in networks:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from wordbrush.errors import WordbrushError
+from wordbrush.provenance import atomic_file
 from wordbrush.storybook.edits import (
     WEIGHTS,
     SceneEdit,
@@ -127,7 +128,8 @@ def _keep_apart(folder: Path, made: dict[str, Any]) -> None:
     """A folder's shards are all of one making, which it says."""
     record = folder / "made.json"
     if not record.exists():
-        record.write_text(json.dumps(made) + "\n")
+        with atomic_file(record) as file:
+            file.write(json.dumps(made).encode() + b"\n")
     elif (found := json.loads(record.read_text())) != made:
         raise WordbrushError(f"{folder} holds edits of {found}, not of {made}: name another folder")
 
