@@ -53,6 +53,24 @@ def test_folders_are_opened_together(tmp_path: Path, small_shards: None):
     assert len(RenderedEdits.open(tmp_path)) == 0
 
 
+def test_edits_are_drawn_again_from_their_numbers(tmp_path: Path, small_shards: None):
+    folders = [tmp_path / name for name in ("scenes", "things", "test", "vision")]
+    make(folders[0], 6, size=64)
+    make(folders[1], 6, kind="things", size=64)
+    make(folders[2], 3, split="test", size=64)
+    make(folders[3], 3, kind="vision", size=64)
+    (folders[0] / "made.json").unlink()  # as folders were before they said what they hold
+    edits = RenderedEdits.open(*folders)
+    for index in range(15):
+        edit, row = edits.edit(index), edits.rows[index]
+        assert (edit.instruction, edit.target_caption) == (row["instruction"], row["target_caption"])
+    with pytest.raises(WordbrushError, match="vision holds edits of vision, not of drawn scenes"):
+        edits.edit(15)
+    edits.rows[4]["instruction"] = "another"
+    with pytest.raises(WordbrushError, match="edit 1 of .*00001.npy is not the one"):
+        edits.edit(4)
+
+
 def test_shards_of_vision_tasks(tmp_path: Path, render: Renderer, small_shards: None):
     edits = make(tmp_path, 3, kind="vision", split="test", size=64)
     edit = draw_vision_edit(scene_rng("test", 1), "test")

@@ -10,8 +10,8 @@ import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -47,18 +47,40 @@ class RenderedEdits:
     Attributes:
         pixels: One (n, 2, S, S, 3) uint8 memory map per shard.
         rows: instruction, source_caption, target_caption, operation, task; in the order of the pixels.
+        shards: Their files.
     """
 
     pixels: list[Pixels]
     rows: list[dict[str, str]]
+    shards: list[Path]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def pair(self, index: int) -> Pixels:
         """(2, S, S, 3) uint8."""
-        number, row = divmod(index, len(self.pixels[0]))  # all shards are as long as the first one
+        number, row = self._place(index)
         return self.pixels[number][row]
+
+    def edit(self, index: int) -> SceneEdit:
+        """What the pair shows: it is drawn again from its number.
+
+        Raises:
+            WordbrushError: It is no edit of a drawn scene, or the row is another edit: it was rendered by
+                another version.
+        """
+        number, row = self._place(index)
+        shard = self.shards[number]
+        made = _made(shard.parent)
+        if made.kind not in _DRAW:
+            raise WordbrushError(f"{shard.parent} holds edits of {made.kind}, not of drawn scenes")
+        edit = _DRAW[made.kind](made.split, int(shard.stem) * len(self.pixels[0]) + row)
+        if edit.instruction != self.rows[index]["instruction"]:
+            raise WordbrushError(f"edit {row} of {shard} is not the one that its number gives: render anew")
+        return edit
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return divmod(index, len(self.pixels[0]))  # all shards are as long as the first one
 
     @classmethod
     def open(cls, *folders: Path) -> RenderedEdits:
@@ -72,19 +94,7 @@ class RenderedEdits:
             raise WordbrushError(f"no folder {folders[0]}: make it with `wordbrush data storybook`")
         texts = [name.with_suffix(".jsonl").read_text() for name in names]
         rows = [json.loads(line) for text in texts for line in text.splitlines()]
-        return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows)
-
-
-def redraw(rows: Sequence[dict[str, str]], number: int) -> SceneEdit:
-    """What a rendered edit of scenes, split `train`, shows: it is drawn again from its number.
-
-    Raises:
-        WordbrushError: the row is another edit: it was rendered by another version.
-    """
-    edit = draw_edit(scene_rng("train", number), "train")
-    if edit.instruction != rows[number]["instruction"]:
-        raise WordbrushError(f"rendered edit {number} is not the one that its number gives: render anew")
-    return edit
+        return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows, names)
 
 
 Kind = Literal["scenes", "things", "photographs", "vision"]
@@ -95,6 +105,20 @@ _THINGS_FROM = 1_000_000
 """The scenes of `things` are others than those of `scenes`."""
 _Sample = tuple[SceneEdit | VisionEdit, Image.Image, Image.Image]
 """An edit, and the pictures before and after."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a folder's shards are of."""
+
+    kind: Kind = "scenes"
+    split: Split = "train"
+    size: int = 128
+
+
+def _made(folder: Path) -> _Made:
+    record = folder / "made.json"
+    return _Made(**json.loads(record.read_text())) if record.exists() else _Made()
 
 
 def make(
@@ -114,7 +138,7 @@ def make(
         WordbrushError: the folder holds edits of another kind, split or size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _keep_apart(folder, {"kind": kind, "split": split, "size": size})
+    _keep_apart(folder, _Made(kind, split, size))
     SpriteLibrary.load()  # fetched once, before the processes start
     if kind == "photographs" and not len(PhotoLibrary.load(split)):
         return RenderedEdits.open(folder)
@@ -124,14 +148,16 @@ def make(
     return RenderedEdits.open(folder)
 
 
-def _keep_apart(folder: Path, made: dict[str, Any]) -> None:
+def _keep_apart(folder: Path, made: _Made) -> None:
     """A folder's shards are all of one making, which it says."""
     record = folder / "made.json"
     if not record.exists():
         with atomic_file(record) as file:
-            file.write(json.dumps(made).encode() + b"\n")
-    elif (found := json.loads(record.read_text())) != made:
-        raise WordbrushError(f"{folder} holds edits of {found}, not of {made}: name another folder")
+            file.write(json.dumps(asdict(made)).encode() + b"\n")
+    elif (found := _made(folder)) != made:
+        raise WordbrushError(
+            f"{folder} holds edits of {asdict(found)}, not of {asdict(made)}: name another folder"
+        )
 
 
 def _in_processes(work: Callable[[int], int], numbers: list[int], processes: int | None) -> Iterable[int]:
@@ -156,14 +182,22 @@ def _row(edit: SceneEdit | VisionEdit) -> dict[str, str]:
     }
 
 
+def _draw_scene(split: Split, index: int) -> SceneEdit:
+    return draw_edit(scene_rng(split, index), split)
+
+
 def _scene(render: Renderer, split: Split, index: int) -> _Sample:
     found = sample_edit(render, split, index)
     return found.edit, found.before, found.after
 
 
-def _thing(render: Renderer, split: Split, index: int) -> _Sample:
+def _draw_thing(split: Split, index: int) -> SceneEdit:
     rng = scene_rng(split, _THINGS_FROM + index)
-    found = render_edit(render, draw_edit(rng, split, operation=draw_operation(rng, _THINGS)))
+    return draw_edit(rng, split, operation=draw_operation(rng, _THINGS))
+
+
+def _thing(render: Renderer, split: Split, index: int) -> _Sample:
+    found = render_edit(render, _draw_thing(split, index))
     return found.edit, found.before, found.after
 
 
@@ -177,6 +211,7 @@ def _vision(render: Renderer, split: Split, index: int) -> _Sample:
     return edit, *render_vision_edit(render, edit)
 
 
+_DRAW: dict[Kind, Callable[[Split, int], SceneEdit]] = {"scenes": _draw_scene, "things": _draw_thing}
 _SAMPLE: dict[Kind, Callable[[Renderer, Split, int], _Sample]] = {
     "scenes": _scene, "things": _thing, "photographs": _photograph, "vision": _vision,
 }  # fmt: skip

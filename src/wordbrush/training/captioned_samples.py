@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from wordbrush.storybook.dataset import redraw
+from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.storybook.render import centre
 from wordbrush.storybook.wording import caption
 from wordbrush.training.latent_cache import LatentCache
@@ -46,18 +46,18 @@ class CaptionedWindows(Dataset[dict[str, Any]]):
 
     Args:
         cache: Of the edits.
-        rows: Of edits of scenes, split `train`, from number 0 on.
+        edits: Of drawn scenes.
         size: Height and width of the pictures' latents.
         side: Of a window, latents.
     """
 
-    def __init__(self, cache: LatentCache, rows: Rows, size: Shape, side: int) -> None:
-        self.cache, self.rows, self.size, self.side = cache, rows, size, side
-        self._edit = lru_cache(None)(partial(redraw, rows))
+    def __init__(self, cache: LatentCache, edits: RenderedEdits, size: Shape, side: int) -> None:
+        self.cache, self.count, self.size, self.side = cache, len(edits), size, side
+        self._edit = lru_cache(None)(edits.edit)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((11, index))
-        number, after = int(rng.integers(len(self.rows))), int(rng.integers(2))
+        number, after = int(rng.integers(self.count)), int(rng.integers(2))
         edit, latents = self._edit(number), self.cache.moments(number, self.size)[after]
         scene = edit.after if after else edit.before
         where = rng.uniform(0, 1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.storybook.catalogue import STYLES, TONES
-from wordbrush.storybook.dataset import RenderedEdits, redraw
+from wordbrush.storybook.dataset import RenderedEdits
 from wordbrush.storybook.recogniser import (
     BASE_SIZE,
     ITEM_LABELS,
@@ -60,7 +60,7 @@ class LabelledPictures(Dataset[dict[str, Any]]):
 
     def __init__(self, edits: RenderedEdits) -> None:
         self.edits = edits
-        self._edit = lru_cache(4096)(partial(redraw, edits.rows))
+        self._edit = lru_cache(4096)(edits.edit)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((5, index))

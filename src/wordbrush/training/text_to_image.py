@@ -92,7 +92,7 @@ class TextToImageRecipe:
         size = shape[0] // grid, shape[1] // grid
         if config.window is None:
             return CaptionedLatents(cache, rows, size)
-        return CaptionedWindows(cache, rows, size, config.window // grid)
+        return CaptionedWindows(cache, self.edits, size, config.window // grid)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The error of the prediction at random timesteps, some of the captions dropped."""
