@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPVisionConfig
 
 from tests import tiny
 from wordbrush.datagen.config import Config
@@ -54,6 +54,21 @@ def save_models(folder: Path) -> dict[str, str]:
     values = {"resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (clip / "preprocessor_config.json").write_text(json.dumps(values))
     return {"model": str(model), "clip": str(clip)}
+
+
+def save_sentence_encoder(folder: Path) -> str:
+    """A BERT of random weights that does not know the order of words."""
+    tokenizer = tiny.tokenizer()
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=16)
+    )  # fmt: skip
+    model.embeddings.position_embeddings.weight.data.zero_()
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def configure(models: dict[str, str], source: dict[str, Any], **changes: Any) -> Config:

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pydantic import ValidationError
-from transformers import AutoTokenizer, BertConfig, BertModel
 
-from tests.datagen.engine import configure, save_models
+from tests.datagen.engine import configure, save_models, save_sentence_encoder
 from wordbrush.attention.control import AttentionControl
 from wordbrush.data.rows import decode
 from wordbrush.data.sources import open_parts, read_rows
@@ -189,15 +187,8 @@ def test_a_run_keeps_masks_and_counts_by_task(models: dict[str, str], tmp_path: 
 
 
 def test_the_predictor_has_the_last_word_on_the_task(models: dict[str, str], tmp_path: Path):
-    """A sentence encoder of random weights, which finds other tasks than those that were asked for."""
-    folder = tmp_path / "encoder"
-    tokenizer = AutoTokenizer.from_pretrained(models["clip"])
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                   intermediate_size=16)
-    ).save_pretrained(folder)  # fmt: skip
+    """A sentence encoder of random weights finds other tasks than those that were asked for."""
+    folder = save_sentence_encoder(tmp_path / "encoder")
     edits = [f"make it {word}" for word in ("night", "a watercolour", "a cat", "blue", "brighter")]
     rows = [
         Triplet(
@@ -206,7 +197,7 @@ def test_the_predictor_has_the_last_word_on_the_task(models: dict[str, str], tmp
         for edit, n in zip(edits, ("red", "tall", "old", "small", "fast"), strict=True)
     ]
     write_triplets(tmp_path / "triplets.jsonl", rows)
-    source = {"source": "file", "path": str(tmp_path / "triplets.jsonl"), "task_predictor": str(folder)}
+    source = {"source": "file", "path": str(tmp_path / "triplets.jsonl"), "task_predictor": folder}
     config = configure(models, source, filter=dict.fromkeys(PREDICATES, -1.0) | {"keep": 1})
     about = make(config, tmp_path / "out", choose_runners(config, ray=False), Display(every=1e9))
     wanted = [found.task for found in load_task_predictor(folder).predict(edits)]

@@ -20,17 +20,17 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from tests.datagen.engine import configure, save_models, to_toml, triplets
+from tests.datagen.engine import configure, save_models, save_sentence_encoder, to_toml, triplets
 from tests.datagen.test_endpoint import Server, edits, server  # noqa: F401
 from wordbrush.cli import main
 from wordbrush.data.rows import SCORES, decode
 from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
-from wordbrush.datagen.config import Config, StorybookTriplets
+from wordbrush.datagen.config import Config, StorybookTriplets, identity
 from wordbrush.datagen.filters import Funnel, Thresholds
 from wordbrush.datagen.painting import Draw, Painter, draw_samples
 from wordbrush.datagen.pairs import PairGenerator
-from wordbrush.datagen.pipeline import make, storybook_triplets
+from wordbrush.datagen.pipeline import list_units, make, storybook_triplets
 from wordbrush.datagen.progress import Display
 from wordbrush.datagen.runners import Build, Runners, Workers, choose_runners
 from wordbrush.datagen.stages import FilterPairs, MakeUnit, Record
@@ -352,6 +352,25 @@ def test_triplets_are_checked(config: Config, models: dict[str, str], tmp_path: 
         "unsafe: nude": 1,
         "duplicate: the same texts": 1,
     }
+
+
+def test_what_means_the_same_is_a_repetition_to_a_sentence_encoder(models: dict[str, str], tmp_path: Path):
+    rows = [
+        Triplet(caption="a dog in the park", edit="make it night", output="a dog in the park at night"),
+        Triplet(caption="in the park a dog", edit="night make it", output="at night in the park a dog"),
+        Triplet(caption="a dog in the park", edit="make it a cat", output="a cat in the park"),
+    ]
+    write_triplets(tmp_path / "triplets.jsonl", rows)
+    source = {"source": "file", "path": str(tmp_path / "triplets.jsonl"), "likeness": 0.999}
+    encoder = save_sentence_encoder(tmp_path / "encoder")
+    runners = choose_runners(configure(models, source), ray=False).instructions
+    for number, (name, kept) in enumerate(((None, [0, 1, 2]), (encoder, [0, 2]))):
+        config = configure(models, source | {"sentence_encoder": name})
+        (tmp_path / str(number)).mkdir()
+        units = list_units(config, tmp_path / str(number), runners, QUIET)
+        assert [unit.edit for unit in units.units] == [rows[i].edit for i in kept]
+        assert (encoder in identity(config)["contents"]) == (name == encoder)
+    assert units.triplets["duplicate: nearly the same texts"] == 1
 
 
 def test_the_storybook_gives_triplets_of_its_own():

@@ -91,8 +91,8 @@ def hashed_ngrams(texts: Sequence[str]) -> Vectors:
     """Counts of byte trigrams, hashed with signs into 256 places: (N, 256) float32.
 
     The default, for it needs no model and no language, and what repeats in generated rows is wording. It
-    does not see that two wordings mean the same: for that, give a sentence encoder. (The storybook's own
-    text encoder is no choice for data at large: it knows only the storybook's words.)
+    does not see that two wordings mean the same: a sentence encoder does. (The storybook's own text
+    encoder is no choice for data at large: it knows only the storybook's words.)
     """
     return np.stack([_hashed_ngrams(f"  {normalise(text)}  ".encode()) for text in texts])
 

@@ -37,7 +37,10 @@ class _Settings(BaseModel):
 
 class _Triplets(_Settings):
     likeness: float = Field(
-        default=0.95, ge=0, le=1, description="triplets at least so alike, by their letters, are repetitions"
+        default=0.95, ge=0, le=1, description="triplets at least so alike are repetitions"
+    )
+    sentence_encoder: str | None = Field(
+        default=None, description="by whose vectors they are alike; default: by their letters"
     )
     task_predictor: str | None = Field(
         default=None,
@@ -47,7 +50,7 @@ class _Triplets(_Settings):
     @property
     def sources(self) -> list[str]:
         """Files and models that decide the triplets."""
-        return [self.task_predictor] if self.task_predictor else []
+        return [name for name in (self.task_predictor, self.sentence_encoder) if name]
 
 
 class FileTriplets(_Triplets):

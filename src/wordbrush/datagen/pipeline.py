@@ -47,6 +47,7 @@ from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
 from wordbrush.editors.task_predictor import load_task_predictor
 from wordbrush.errors import OutputError, UsageError, WordbrushError, one_line
 from wordbrush.outputs import make_folder
+from wordbrush.perception.sentences import SentenceEncoder
 from wordbrush.provenance import atomic_file
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
@@ -212,7 +213,7 @@ def list_units(config: Config, work: Path, run: Runner, display: Display) -> Uni
 
     def listed() -> Units:
         captions, triplets, rejected = _triplets(config, work, run, display)
-        units, counts = _checked(triplets, config.triplets.likeness)
+        units, counts = _checked(triplets, _text_duplicates(config))
         if config.triplets.task_predictor:
             units = _relabelled(units, config.triplets.task_predictor)
             counts["of another task, by the predictor"] = sum(bool(unit.label) for unit in units)
@@ -283,12 +284,20 @@ def _written(
     return [_read(path, Written) for path in paths]
 
 
-def _checked(triplets: Iterable[Triplet], likeness: float) -> tuple[list[Unit], dict[str, int]]:
+def _text_duplicates(config: Config) -> TextDuplicates:
+    name, likeness = config.triplets.sentence_encoder, config.triplets.likeness
+    if name is None:
+        return TextDuplicates(threshold=likeness)
+    encode = SentenceEncoder.load(name)
+    return TextDuplicates(lambda texts: encode(texts).numpy(), likeness)
+
+
+def _checked(triplets: Iterable[Triplet], duplicates: TextDuplicates) -> tuple[list[Unit], dict[str, int]]:
     """Those that nothing speaks against, numbered; and how often what spoke against the others."""
     rows = list(triplets)
     flaws = [row_flaw(triplet) for triplet in rows]
     sound = [row for row, flaw in zip(rows, flaws, strict=True) if flaw is None]
-    repeated = TextDuplicates(threshold=likeness).add(sound)
+    repeated = duplicates.add(sound)
     kept = [row for row, reason in zip(sound, repeated, strict=True) if reason is None]
     units = [Unit(unit=f"{i:07d}", **triplet.model_dump(exclude={"url"})) for i, triplet in enumerate(kept)]
     return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoToken
 
 from wordbrush.errors import ModelError
 from wordbrush.models import EMBEDDED, loading, resolve
+from wordbrush.perception.sentences import SentenceEncoder
 from wordbrush.tasks import TASKS
 
 PART = "task_predictor"
@@ -56,7 +57,7 @@ def load_task_predictor(name: str | Path) -> TaskPredictor:
         config: Any = AutoConfig.from_pretrained(path)
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
         if not config.is_encoder_decoder:
-            return NearestExamples(AutoModel.from_pretrained(path), tokenizer)
+            return NearestExamples(SentenceEncoder(AutoModel.from_pretrained(path), tokenizer))
         return NumberPredictor(AutoModelForSeq2SeqLM.from_pretrained(path), tokenizer)
 
 
@@ -115,33 +116,18 @@ class NearestExamples:
     """A sentence encoder as it is: the tasks by how near their examples are to the instruction.
 
     Args:
-        model: Gives one vector a token; a sentence is their mean.
-        tokenizer: The model's.
-        examples: Task -> instructions.
+        encode: The encoder.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, examples: dict[str, Sequence[str]] | None = None) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
-        known = examples or {name: task.examples for name, task in TASKS.items()}
-        self.tasks = list(known)
-        self._examples = [self._encode(texts) for texts in known.values()]
+    def __init__(self, encode: SentenceEncoder) -> None:
+        self.encode = encode
+        self._examples = {name: encode(task.examples) for name, task in TASKS.items()}
 
-    @torch.inference_mode()
     def predict(self, instructions: Sequence[str]) -> list[Prediction]:
         """Shares that grow with the cosine to the nearest example of each task."""
-        found: list[Prediction] = []
-        for start in range(0, len(instructions), _BATCH):
-            vectors = self._encode(instructions[start : start + _BATCH])
-            nearest = torch.stack([(vectors @ known.T).amax(-1) for known in self._examples], dim=-1)
-            found += [_ranked(self.tasks, row) for row in (_SHARPNESS * nearest).softmax(-1)]
-        return found
-
-    @torch.inference_mode()
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        given = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        tokens = self.model(**given.to(self.model.device)).last_hidden_state.float()
-        present = given.attention_mask[..., None]
-        return torch.nn.functional.normalize((tokens * present).sum(1) / present.sum(1), dim=-1)
+        vectors = self.encode(instructions)
+        nearest = torch.stack([(vectors @ known.T).amax(-1) for known in self._examples.values()], dim=-1)
+        return [_ranked(list(self._examples), row) for row in (_SHARPNESS * nearest).softmax(-1)]
 
 
 def _ranked(tasks: Sequence[str], shares: Tensor) -> Prediction:
