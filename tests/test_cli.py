@@ -286,7 +286,7 @@ def test_warnings_are_shown(folder: Path, shell: Shell):
 def test_unexpected_errors_show_a_traceback_only_when_debugging(
     folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("wordbrush.cli.check_outputs", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("wordbrush.editing_commands.check_outputs", lambda *_, **__: 1 / 0)
     code, line = shell.refused("edit", "dog.png", "x")
     assert code == 1
     assert "ZeroDivisionError" in line
