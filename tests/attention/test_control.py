@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from torch import Tensor
 
 from tests import tiny
@@ -20,6 +20,7 @@ from tests.attention.sampling import (
 )
 from wordbrush.attention.alignment import word_tokens
 from wordbrush.attention.control import AttentionControl, AttentionSite, AttentionStore, attention_sites
+from wordbrush.attention.edits import SelfInjection, in_window
 from wordbrush.diffusion.sampling import Progress, predict_noise
 from wordbrush.errors import UsageError
 
@@ -241,6 +242,14 @@ def test_processors_with_weights_are_not_put_aside() -> None:
     assert processors(unet) == before
     with begun(Watch(lambda site: site.kind == "self")).installed(unet, SHAPE):
         assert layer.processor is adapter
+
+
+def test_tokens_alone_are_shared_without_writing_attention_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = tiny.unet(in_channels=4)
+    monkeypatch.setattr(Attention, "get_attention_scores", None)
+    with torch.no_grad(), begun(SelfInjection(2, in_window(1.0))).installed(unet, (2, 4, 16, 16)):
+        first, second = unet(randn(1, 4, 16, 16).repeat(2, 1, 1, 1), 10, randn(2, 5, 32)).sample
+    assert distance(first, second) > 1e-5  # by what they read, not by where they look
 
 
 def test_gradients_pass_through_edits_that_write() -> None:

@@ -109,25 +109,45 @@ def test_senseless_requests() -> None:
         sample(model("sd1"), [*PAIR, "an owl"], instruct_pix2pix_pairs(0.5))
 
 
-# --- What, on bare probabilities ------------------------------------------------------------------------
+# --- What, on bare tokens and probabilities ----------------------------------------------------------------
 
 
 def test_self_injection_copies_within_groups_that_are_on() -> None:
-    probs = probabilities(2, 6, 3, 16, 16)
+    tokens = torch.randn(2, 6, 16, 8)
     edit = SelfInjection(members=2, active=below_threshold([0.9, 0.1, 0.6]))
-    found = edit(probs.clone(), SELF, Progress(5, 11))
-    expected = probs.clone()
-    expected[:, 1], expected[:, 5] = probs[:, 0], probs[:, 4]
+    found = edit.share(tokens.clone(), Progress(5, 11))
+    expected = tokens.clone()
+    expected[:, 1], expected[:, 5] = tokens[:, 0], tokens[:, 4]
     assert torch.equal(found, expected)
 
 
 def test_self_injection_of_the_conditional_branch() -> None:
-    probs = probabilities(3, 6, 2, 16, 16)
+    tokens = torch.randn(3, 6, 16, 8)
     edit = SelfInjection(members=3, active=in_window(0.5), conditional_only=True)
-    expected = probs.clone()
-    expected[2, 1:3], expected[2, 4:6] = probs[2, :1], probs[2, 3:4]
-    assert torch.equal(edit(probs.clone(), SELF, Progress(0, 2)), expected)
-    assert torch.equal(edit(probs.clone(), SELF, Progress(1, 2)), probs)
+    expected = tokens.clone()
+    expected[2, 1:3], expected[2, 4:6] = tokens[2, :1], tokens[2, 3:4]
+    assert torch.equal(edit.share(tokens.clone(), Progress(0, 2)), expected)
+    assert torch.equal(edit.share(tokens.clone(), Progress(1, 2)), tokens)
+
+
+class CopiedProbabilities:
+    """As the papers have it: what is copied is the attention itself."""
+
+    def __init__(self, like: SelfInjection) -> None:
+        self.like, self.wants = like, like.wants
+
+    def __call__(self, probs: Tensor, site: AttentionSite, progress: Progress) -> Tensor:
+        return self.like.share(probs, progress)
+
+
+@pytest.mark.parametrize("conditional_only", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sharing_queries_and_keys_is_copying_attention(family: str, conditional_only: bool) -> None:
+    which, prompts = model(family), [*PAIR, "an owl", "a bear"]
+    shared = SelfInjection(members=2, active=below_threshold([0.3, 0.8]), conditional_only=conditional_only)
+    found = sample(which, prompts, AttentionControl([shared]))
+    assert close(found, sample(which, prompts, AttentionControl([CopiedProbabilities(shared)])))
+    assert distance(found[1::2], sample(which, prompts)[1::2]) > 1e-3
 
 
 def test_the_layers_of_both_published_ways() -> None:

@@ -12,10 +12,10 @@ have the same number of members and lie one behind the other, so that the prompt
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -47,17 +47,34 @@ class AttentionSite:
         return self.size[0] * self.size[1]
 
 
-class AttentionEdit(Protocol):
-    """One change of attention probabilities; several are applied in order, each to what the last one left."""
-
+class _Wants(Protocol):
     def wants(self, site: AttentionSite) -> bool:
         """Whether to see this layer at all; a layer that no edit wants keeps its own fast attention."""
         ...
+
+
+class AttentionEdit(_Wants, Protocol):
+    """One change of attention probabilities; several are applied in order, each to what the last one left.
+
+    A layer that such an edit wants has to write its probabilities out, queries x keys for each head.
+    """
 
     def __call__(self, probs: Tensor, site: AttentionSite, progress: Progress) -> Tensor:
         """What the layer shall use for (branches, prompts, heads, queries, keys) `probs`, after softmax.
 
         It may write into `probs`.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenEdit(_Wants, Protocol):
+    """One change of queries and keys, before attention is computed, which stays fast."""
+
+    def share(self, tokens: Tensor, progress: Progress) -> Tensor:
+        """What the layer shall use for (branches, prompts, positions, channels) queries, and then for keys.
+
+        It may write into `tokens`.
         """
         ...
 
@@ -69,7 +86,7 @@ class AttentionControl:
         latents = denoise(predict, scheduler, latents, control=control)
     """
 
-    def __init__(self, edits: Sequence[AttentionEdit]) -> None:
+    def __init__(self, edits: Sequence[AttentionEdit | TokenEdit]) -> None:
         self.edits = tuple(edits)
         self._progress: Progress | None = None
 
@@ -233,12 +250,22 @@ def _check_replaceable(site: AttentionSite, processor: object) -> None:
 
 
 class _Processor:
-    """In place of a layer's own: diffusers' plain processor, with the edits between softmax and values."""
+    """In place of a layer's own: diffusers' processor, with the edits of tokens and of probabilities.
+
+    Where no edit wants the probabilities, they are never written out.
+    """
 
     def __init__(
-        self, control: AttentionControl, edits: Sequence[AttentionEdit], site: AttentionSite, prompts: int
+        self,
+        control: AttentionControl,
+        edits: Sequence[AttentionEdit | TokenEdit],
+        site: AttentionSite,
+        prompts: int,
     ) -> None:
-        self.control, self.edits, self.site, self.prompts = control, edits, site, prompts
+        self.control, self.site, self.prompts = control, site, prompts
+        self.of_tokens = [edit for edit in edits if isinstance(edit, TokenEdit)]
+        self.of_probs = [edit for edit in edits if not isinstance(edit, TokenEdit)]
+        self.plain = AttnProcessor() if self.of_probs else AttnProcessor2_0()
 
     def __call__(
         self,
@@ -248,33 +275,48 @@ class _Processor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        layer = cast(Attention, _EditedLayer(attn, self))
-        return AttnProcessor()(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
-
-    def edit(self, probs: Tensor, heads: int) -> Tensor:
-        """Run the edits on (branches * prompts * heads, queries, keys)."""
-        if len(probs) % (self.prompts * heads) or probs.shape[1] != self.site.queries:
+        rows, queries, _ = hidden_states.shape
+        if rows % self.prompts or queries != self.site.queries:
             height, width = self.site.size
             raise UsageError(
                 f"attention control is installed for {self.prompts} latents, {height}x{width} in "
-                f"{self.site.name}: {len(probs) // heads} with {probs.shape[1]} positions do not fit"
+                f"{self.site.name}: {rows} with {queries} positions do not fit"
             )
+        layer = cast(Attention, _EditedLayer(attn, self))
+        return self.plain(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+    def share(self, tokens: Tensor) -> Tensor:
+        """Run the edits of tokens on (branches * prompts, positions, channels)."""
+        tokens = tokens.unflatten(0, (-1, self.prompts))
+        for edit in self.of_tokens:
+            tokens = edit.share(tokens, self.control.progress)
+        return tokens.flatten(0, 1)
+
+    def edit(self, probs: Tensor, heads: int) -> Tensor:
+        """Run the edits of probabilities on (branches * prompts * heads, queries, keys)."""
         if probs.requires_grad:  # edits may write, and softmax needs its output for the gradient
             probs = probs.clone()
         probs = probs.unflatten(0, (-1, self.prompts, heads))
-        for edit in self.edits:
+        for edit in self.of_probs:
             probs = edit(probs, self.site, self.control.progress)
         return probs.flatten(0, 2)
 
 
 class _EditedLayer:
-    """An attention layer, but for its scores, which pass through the edits."""
+    """An attention layer, but for its queries, keys and scores, which pass through the edits."""
 
     def __init__(self, attn: Attention, processor: _Processor) -> None:
         self._attn, self._processor = attn, processor
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attn, name)
+
+    def to_q(self, states: Tensor) -> Tensor:
+        return self._processor.share(self._attn.to_q(states))
+
+    def to_k(self, states: Tensor) -> Tensor:
+        assert self._attn.to_k is not None  # a layer with keys of others is no layer of these U-Nets
+        return self._processor.share(self._attn.to_k(states))
 
     def get_attention_scores(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         probs = self._attn.get_attention_scores(query, key, cast(Tensor, mask))

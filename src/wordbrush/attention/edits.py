@@ -20,6 +20,7 @@ from wordbrush.attention.control import (
     AttentionEdit,
     AttentionSite,
     AttentionStore,
+    TokenEdit,
     split_groups,
 )
 from wordbrush.diffusion.sampling import Progress
@@ -62,7 +63,7 @@ def prompt_to_prompt(
     """
     groups = _group(prompts, len(prompts) if members is None else members)
     windows = word_windows(tokenizer, groups, cross_steps)
-    edits: list[AttentionEdit] = [
+    edits: list[AttentionEdit | TokenEdit] = [
         SelfInjection(
             members=len(groups[0]),
             active=in_window(self_steps),
@@ -83,7 +84,7 @@ def instruct_pix2pix_pairs(thresholds: float | Sequence[float]) -> AttentionCont
     """Control with which InstructPix2Pix generates its pairs: [caption, edited caption, caption, ...].
 
     Self-attention of every resolution and in all branches, no cross-attention. The original copies
-    similarities before softmax; to copy probabilities after it is the same.
+    similarities before softmax; to copy the queries and keys that they are of is the same, and cheaper.
 
     Args:
         thresholds: p of each pair, or one for all: the part of the steps with injection, drawn from
@@ -139,7 +140,7 @@ def below_threshold(thresholds: float | Sequence[float]) -> Active:
 
 @dataclass(frozen=True, eq=False)
 class SelfInjection:
-    """Self-attention of the source for all members of its group."""
+    """Self-attention of the source for all members of its group: they get its queries and keys."""
 
     members: int
     active: Active
@@ -152,14 +153,14 @@ class SelfInjection:
         """Self-attention of at most `max_queries`."""
         return site.kind == "self" and (self.max_queries is None or site.queries <= self.max_queries)
 
-    def __call__(self, probs: Tensor, site: AttentionSite, progress: Progress) -> Tensor:
+    def share(self, tokens: Tensor, progress: Progress) -> Tensor:
         """Copy in the groups that are on in this step."""
         on = self.active(progress)
         if on.any():
-            groups = split_groups(probs[-1:] if self.conditional_only else probs, self.members, 1)
+            groups = split_groups(tokens[-1:] if self.conditional_only else tokens, self.members, 1)
             on = on.expand(groups.shape[1])
             groups[:, on, 1:] = groups[:, on, :1]
-        return probs
+        return tokens
 
 
 @dataclass(frozen=True, eq=False)
