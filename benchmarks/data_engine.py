@@ -163,7 +163,7 @@ def engine(
     for _ in range(warm):
         next(results)
     begin = time.perf_counter()
-    funnels = [record["funnel"] for record in results]
+    funnels = [json.loads(record["funnel"]) for record in results]
     drawn = sum(funnel["drawn"] for funnel in funnels)
     failed = sum(sum(funnel["failed"].values()) for funnel in funnels)
     return rates(drawn, drawn - failed, time.perf_counter() - begin)

@@ -116,6 +116,20 @@ def test_repeated_texts(other: Triplet, reason: str | None):
     assert TextDuplicates().add([DOG, other]) == [None, reason and f"duplicate: {reason}"]
 
 
+def test_a_long_caption_may_have_edits_that_differ_in_a_word():
+    caption = (
+        "a woman with a hat on her head stands " + "beside a very long and winding river " * 3 + "at dawn"
+    )
+    red, blue = (
+        row(caption, f"make the hat {colour}", caption.replace("a hat", f"a {colour} hat"))
+        for colour in ("red", "blue")
+    )
+    likeness = [hashed_ngrams([a, b]) for a, b in ((red.output, blue.output), (red.edit, blue.edit))]
+    output, edit = (float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in likeness)
+    assert (2 * output + edit) / 3 < 1 and (1 + output + edit) / 3 > 0.9  # most of it is alike
+    assert TextDuplicates(threshold=0.9).add([red, blue, red]) == [None, None, "duplicate: the same texts"]
+
+
 def test_reasons_do_not_depend_on_how_rows_are_handed_over():
     rows = [storybook_triplet(i % 290) for i in range(300)]
     rows += [row(r.caption + " now", r.edit, r.output + " now") for r in rows[:40]]

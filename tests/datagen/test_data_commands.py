@@ -6,7 +6,10 @@ import pytest
 
 from tests.data.edits import row, rows
 from wordbrush.cli import main
+from wordbrush.data.rows import SCORES
 from wordbrush.data.shards import write_card, write_shards
+from wordbrush.datagen.draws import write_draws
+from wordbrush.datagen.filters import Thresholds
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -62,6 +65,25 @@ def test_stats_can_score_by_a_clip(data: Command, edits: Path):
     assert values["scores"]["clip_sim_image"]["mean"] != 0.8
     assert values["funnel"]["drawn"] == 5 and values["funnel"]["kept"] >= 2
     assert 0 <= values["mismatched_share"] <= 1
+
+
+def test_stats_of_a_made_set_are_of_all_that_was_drawn(data: Command, edits: Path):
+    draws = {name: [0.8, 0.1, None] for name in SCORES} | {"seed": [1, 2, 3]}
+    draws |= {"p2p_threshold": [0.5] * 3, "guidance_scale": [3.0] * 3}
+    fates = {"fate": ["kept", "clip_sim_dir", "not_found"]}
+    write_draws(edits / "draws.arrow", [("0000001", draws | fates)])
+    made_from = {"filter": Thresholds(clip_sim_dir=0.4, keep=2).model_dump()}
+    pairs = {"drawn": 3, "failed": {"clip_sim_dir": 1, "not_found": 1}, "surplus": 0}
+    (edits / "run.json").write_text(json.dumps({"made_from": made_from, "pairs": pairs}))
+    _, out, _ = data("stats", edits)
+    assert (
+        "score of the pairs drawn" in out and "-1  clip_sim_dir below 0.400" in out and "-1  not_found" in out
+    )
+    values = json.loads(data("stats", edits, "--json")[1])
+    assert values["scores"]["clip_sim_0"]["count"] == 2 and values["funnel"]["kept"] == 1
+    (edits / "run.json").write_text("{}")
+    code, _, err = data("stats", edits)
+    assert code == 1 and "run.json is damaged" in err
 
 
 def test_show_writes_a_page_once(data: Command, edits: Path, tmp_path: Path):

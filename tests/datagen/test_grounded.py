@@ -1,5 +1,6 @@
 """Pairs that differ only where their thing is: what must hold whatever the weights are."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from pydantic import ValidationError
 from tests.datagen.engine import configure, save_models, save_sentence_encoder
 from wordbrush.attention.control import AttentionControl
 from wordbrush.data.rows import decode
-from wordbrush.data.sources import open_parts, read_rows
+from wordbrush.data.sources import convert, open_parts, read_rows
+from wordbrush.data.validation import find_problems
 from wordbrush.datagen.config import identity
+from wordbrush.datagen.draws import read_draws
 from wordbrush.datagen.filters import PREDICATES, Funnel
 from wordbrush.datagen.grounded import Candidates, GroundedGenerator, GroundedSettings, Plan, plan
 from wordbrush.datagen.painting import Draw, Painter, PairSettings
@@ -70,7 +73,8 @@ def apart(made: Candidates) -> Any:
 def test_every_mask_of_every_draw_gives_a_pair_that_differs_in_it(painter: Painter):
     made = generator(painter, Upper(), copied=0, cross_steps=0)(Plan(DOG, CAT, "dog"), DRAWS)
     assert made.pixels.shape == (9, 2, 32, 32, 3) and made.masks.shape == (9, 32, 32)
-    assert made.draws == [draw for draw in DRAWS for _ in range(3)] and not made.unmade
+    assert made.draws == [draw for draw in DRAWS for _ in range(3)] and not made.not_found
+    assert made.kinds == ["precise", "dilated", "box"] * 3
     inside, outside = apart(made)[:, :12].mean((1, 2)), apart(made)[:, 22:].mean((1, 2))
     assert (inside > 4 * outside).all()  # the decoder's own attention lets a little through
     assert (made.masks[0] == made.masks[2]).all()  # a half picture is its own box
@@ -146,9 +150,9 @@ def test_without_the_thing_nothing_is_painted(painter: Painter):
     ]
     some = Upper(least=sorted(brightness)[1])
     made = generator(painter, some)(Plan(DOG, CAT, "dog"), DRAWS)
-    assert len(made.pixels) == 6 and made.unmade == {"not_found": 3}
+    assert len(made.pixels) == 6 and len(made.not_found) == 1 and set(made.draws).isdisjoint(made.not_found)
     none = generator(painter, Upper(never="dog"))(Plan(DOG, CAT, "dog"), DRAWS)
-    assert none.pixels.shape == (0, 2, 32, 32, 3) and none.unmade == {"not_found": 9} and none.flaws == []
+    assert none.pixels.shape == (0, 2, 32, 32, 3) and none.not_found == DRAWS and none.flaws == []
 
 
 def test_the_models_own_attention_finds_words_too(painter: Painter):
@@ -156,7 +160,7 @@ def test_the_models_own_attention_finds_words_too(painter: Painter):
     shares = (made.masks[::3] > 127).mean((1, 2))
     assert len(made.pixels) == 9 and (shares > 0).all() and (shares < 1).all()
     unsaid = generator(painter)(Plan(DOG, CAT, "violin"), DRAWS)
-    assert unsaid.unmade == {"not_found": 9}
+    assert unsaid.not_found == DRAWS
 
 
 def test_a_run_keeps_masks_and_counts_by_task(models: dict[str, str], tmp_path: Path):
@@ -180,8 +184,17 @@ def test_a_run_keeps_masks_and_counts_by_task(models: dict[str, str], tmp_path: 
     assert {task: Funnel(**counts).kept for task, counts in about.tasks.items()} == {
         task: sum(row.task == task for row in kept) for task in ("local", "add", "global")
     }
+    assert list(find_problems(open_parts(tmp_path / "out"))) == []
+    assert convert(tmp_path / "out", tmp_path / "original", "original") == len(kept)
+    again = list(read_rows(open_parts(tmp_path / "original")))
+    assert sorted((row.unit, row.seed, row.mask_kind) for row in again) == sorted(
+        (row.unit, row.seed, row.mask_kind) for row in kept
+    )
+    draws = read_draws(tmp_path / "out" / "draws.arrow")
+    assert len(draws["fate"]) == Funnel(**about.pairs).drawn
+    assert Counter(draws["mask_kind"]) == {"precise": 6, "box": 6, None: 3}
     for row in kept:
-        assert row.mask is not None
+        assert row.mask is not None and (row.mask_kind is None) == (row.task == "global")
         mask = np.asarray(decode(row.mask).convert("L"))
         assert mask.shape == (32, 32) and (mask == 255).all() == (row.task == "global")
 

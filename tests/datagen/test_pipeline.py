@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from wordbrush.data.rows import SCORES, decode
 from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
 from wordbrush.datagen.config import Config, StorybookTriplets, identity
+from wordbrush.datagen.draws import read_draws
 from wordbrush.datagen.filters import Funnel, Thresholds
 from wordbrush.datagen.painting import Draw, Painter, draw_samples
 from wordbrush.datagen.pairs import PairGenerator
@@ -80,7 +82,7 @@ def work(folder: Path) -> Path:
 
 def units_done(folder: Path) -> int:
     """Counted by os.walk, which lets the folder vanish meanwhile, as it does when the run ends."""
-    return sum(name.endswith(".json") for *_, names in os.walk(work(folder) / "units") for name in names)
+    return sum(name.endswith(".jsonl") for *_, names in os.walk(work(folder) / "units") for name in names)
 
 
 def toml(config: Config, path: Path, **engine: Any) -> Path:
@@ -100,6 +102,13 @@ def test_a_run_makes_a_data_set_that_loads(made: Path, config: Config):
     assert rows[0]["input_image"].size == (32, 32)
     assert min(rows["clip_sim_dir"]) >= 0
     assert read_triplets(made / "triplets.jsonl") == triplets()
+    draws = read_draws(made / "draws.arrow")
+    assert Counter(draws["unit"]) == dict.fromkeys((f"{n:07d}" for n in range(24)), 3)
+    kept = [i for i, fate in enumerate(draws["fate"]) if fate == "kept"]
+    assert sorted(zip(rows["unit"], rows["seed"], rows["clip_sim_dir"], strict=True)) == sorted(
+        (draws["unit"][i], draws["seed"][i], draws["clip_sim_dir"][i]) for i in kept
+    )
+    assert draws["fate"].count("clip_sim_dir") == about["pairs"]["failed"]["clip_sim_dir"] > 0
     assert not work(made).exists()
 
 
@@ -152,6 +161,30 @@ def test_what_is_in_the_ledger_is_not_made_again(config: Config, tmp_path: Path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert stage(dict(unit)) == told and len(before) >= 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_unit_whose_rows_are_lost_is_made_again(made: Path, config: Config, tmp_path: Path):
+    folder = tmp_path / "set"
+    with pytest.raises(KeyboardInterrupt):
+        make(config, folder, choose_runners(config, ray=False), Stops(QUIET.console, every=1e9))
+    rows = sorted(work(folder).rglob("*.rows"))
+    assert units_done(folder) == 24 and rows
+    rows[0].unlink()
+    rows[1].write_bytes(rows[1].read_bytes()[:100])
+    with pytest.raises(WordbrushError, match=f"{rows[1].name}: damaged; delete it, and run again"):
+        make(config, folder, choose_runners(config, ray=False), QUIET)
+    rows[1].unlink()
+    make(config, folder, choose_runners(config, ray=False), QUIET)
+    assert files(folder) == files(made)
+
+
+class Stops(Display):
+    """Ends a run when all its units are made."""
+
+    def stage(self, name: str, total: int, done: int, unit: str) -> Any:
+        if name == "shards":
+            raise KeyboardInterrupt
+        return super().stage(name, total, done, unit)
 
 
 def test_another_seed_gives_other_pictures(made: Path, config: Config, tmp_path: Path):
@@ -314,7 +347,9 @@ def test_when_nothing_passes_it_says_so(config: Config, tmp_path: Path):
             "triplets": config.triplets.model_copy(update={"count": 2}),
         }
     )
-    with pytest.raises(WordbrushError, match="no pair passed the filter .6 drawn .* 0 kept.: lower"):
+    with pytest.raises(
+        WordbrushError, match=r"no pair .*: 6 at clip_sim_dir; .*clip_sim_dir .*best .* lower"
+    ):
         make(strict, tmp_path / "set", choose_runners(strict, ray=False), QUIET)
 
 
@@ -330,10 +365,12 @@ def test_the_filter_keeps_the_best_and_of_those_alike_only_one():
     found = FilterPairs(Thresholds(keep=3))(record([0.3, 0.1, 0.5, 0.9, 0.4, 0.6], [0, 1, 2, 3, 3, 3]))
     assert found["seed"] == [3, 2, 0] and found["clip_sim_dir"] == [0.9, 0.5, 0.3]
     assert len(found["pixels"]) == 3
-    funnel = Funnel(**found["funnel"])
+    funnel = Funnel.from_json(found["funnel"])
+    assert found["draws"]["fate"] == ["kept", "clip_sim_dir", "kept", "kept", "surplus", "surplus"]
+    assert found["draws"]["clip_sim_dir"] == [0.3, 0.1, 0.5, 0.9, 0.4, 0.6]
     assert (funnel.drawn, funnel.failed["clip_sim_dir"], funnel.surplus, funnel.kept) == (6, 1, 2, 3)
     nothing = FilterPairs(Thresholds())(record([0.1, 0.0], [0, 1]))
-    assert len(nothing["pixels"]) == 0 and Funnel(**nothing["funnel"]).kept == 0
+    assert len(nothing["pixels"]) == 0 and Funnel.from_json(nothing["funnel"]).kept == 0
 
 
 def test_triplets_are_checked(config: Config, models: dict[str, str], tmp_path: Path):
@@ -430,8 +467,9 @@ def test_an_estimate_is_of_the_right_size(made: Path, config: Config):
 
     found = estimate(config)
     stored = [row.size for row in read_rows(open_parts(made))]
-    assert found.units == 24 and found.funnel.drawn == 3
-    assert found.disk_bytes == pytest.approx(2 * found.rows * np.mean(stored), rel=0.2)
+    assert found.units == 24 and (found.measured, found.funnel.drawn) == (8, 24)
+    assert found.rows == pytest.approx(len(stored), rel=0.5)
+    assert found.disk_bytes == pytest.approx(2 * sum(stored), rel=0.5)
     assert found.hours == pytest.approx(24 * found.unit_seconds / 3600)
 
 

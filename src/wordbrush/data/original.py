@@ -7,6 +7,7 @@
 
 A folder holds the pairs of one caption pair. What this layout has no place for (unit, task, turn, mask) is
 written into further keys of `prompt.json` and into `17_mask.png`, which the original's reader passes by.
+Where the pairs of one seed have several kinds of mask, a pair goes by both: `17-box_0.jpg`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def write_original(folder: Path, rows: Iterable[Row]) -> None:
     for row in rows:
         prompt = _prompt(row)
         name = f"{prompts.setdefault(json.dumps(prompt), len(prompts)):07d}"
-        seed = str(len(seeds[name]) if row.seed is None else row.seed)
+        seed = _draw_name(len(seeds[name]) if row.seed is None else row.seed, row.mask_kind)
         if seed in seeds[name]:
             raise DataError(
                 f"two rows of {row.edit_prompt!r} have the seed {seed}: this layout cannot hold both"
@@ -97,7 +98,8 @@ def _write_pair(folder: Path, seed: str, row: Row) -> None:
     if row.mask is not None:
         mask = row.mask if suffix(row.mask) == "png" else encode_png(decode(row.mask))
         _write(folder / f"{seed}_mask.png", mask)
-    values = {"seed": int(seed), "p2p_threshold": row.p2p_threshold, "cfg_scale": row.guidance_scale}
+    values: dict[str, Any] = {"seed": int(seed.split("-")[0]), "mask_kind": row.mask_kind}
+    values |= {"p2p_threshold": row.p2p_threshold, "cfg_scale": row.guidance_scale}
     values |= {name: getattr(row, name) for name in SCORES}
     line = json.dumps({name: value for name, value in values.items() if value is not None})
     path = folder / "metadata.jsonl"
@@ -122,7 +124,8 @@ def _read_prompt(folder: Path, seeds: set[str]) -> Iterator[Row]:
             "target_caption": prompt.get("output"),
             "unit": folder.name,
             "mask": _bytes(mask) if mask.exists() else None,
-            "seed": int(seed) if seed.isdecimal() else None,
+            "mask_kind": values.get("mask_kind"),
+            "seed": values["seed"] if "mask_kind" in values else int(seed) if seed.isdecimal() else None,
             "p2p_threshold": values.get("p2p_threshold"),
             "guidance_scale": values.get("cfg_scale"),
         }
@@ -137,7 +140,12 @@ def _metadata(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     lines = [line for line in _bytes(path).splitlines() if line.strip()]
     rows: list[dict[str, Any]] = [_parse(path, line, dict) for line in lines]
-    return {str(row.get("seed")): row for row in rows}
+    return {_draw_name(row.get("seed"), row.get("mask_kind")): row for row in rows}
+
+
+def _draw_name(seed: Any, mask_kind: Any) -> str:
+    """What the files of a pair begin with."""
+    return str(seed) if mask_kind is None else f"{seed}-{mask_kind}"
 
 
 def _jpeg(picture: bytes) -> bytes:

@@ -63,6 +63,8 @@ class Row(BaseModel):
     """Emu Edit's name of the kind of edit."""
     mask: bytes | None = None
     """White where the edit may change the picture."""
+    mask_kind: str | None = None
+    """How that was drawn around the thing: of one draw there may be a row for each kind."""
     unit: str | None = None
     """What the row was made from: rows of one caption pair have one unit."""
     turn: int | None = Field(default=None, ge=_INT64[0], le=_INT64[1])

@@ -62,7 +62,7 @@ def _repeated(seen: dict[bytes, str], where: str, row: Row) -> Iterator[str]:
         "the row": (row.input_image, row.edit_prompt.encode(), row.edited_image)
     }
     if row.unit is not None and row.seed is not None:
-        keys["its unit and seed"] = (row.unit.encode(), str(row.seed).encode())
+        keys["its draw"] = (row.unit.encode(), str(row.seed).encode(), str(row.mask_kind).encode())
     for what, values in keys.items():
         digest = blake2b(b"".join(blake2b(value).digest() for value in values), digest_size=16).digest()
         if digest in seen:

@@ -36,7 +36,7 @@ UNSAFE_WORDS = (
     "undressed", "upskirt", "vagina", "whore", "xxx",
 )  # fmt: skip
 _UNSAFE = re.compile(rf"(?<!\w)(?:{'|'.join(UNSAFE_WORDS)})(?!\w)", re.IGNORECASE)
-_SLICE = 256  # rows compared at once with all that were kept
+_SLICE, _KEPT = 256, 1 << 14  # rows that are compared at once, and with how many
 
 
 def unsafe(*texts: str) -> str | None:
@@ -129,8 +129,10 @@ class _Rows:
 class TextDuplicates:
     """Finds rows whose texts repeat, or nearly repeat, those of a row that it kept.
 
-    Two rows are near when the cosines of their captions, of their edits and of their outputs are, on average,
-    at least `threshold`: so one caption may have many edits, and one edit serve many captions.
+    Two rows are near when the cosine of their edits is at least `threshold`, and so is the mean of that one
+    and of the cosines of their captions and of their outputs: so one caption, however long, may have many
+    edits, and one edit serve many captions. Every row is compared with all that were kept: the time grows
+    with the square of their number.
 
     Args:
         embed: texts -> vectors.
@@ -142,16 +144,29 @@ class TextDuplicates:
         self._texts: set[tuple[str, str, str]] = set()
         self._kept: _Rows | None = None
 
-    def add(self, triplets: Sequence[Triplet]) -> list[str | None]:
-        """A reason for each row; those without one are kept, in order, and later rows compared with them."""
-        slices = (triplets[start : start + _SLICE] for start in range(0, len(triplets), _SLICE))
-        return [reason for rows in slices for reason in self._add(rows)]
+    def add(
+        self, triplets: Sequence[Triplet], on_row: Callable[[], object] = lambda: None
+    ) -> list[str | None]:
+        """A reason for each row; those without one are kept, in order, and later rows compared with them.
+
+        `on_row` is called for each row that was compared.
+        """
+        reasons: list[str | None] = []
+        for start in range(0, len(triplets), _SLICE):
+            for reason in self._add(triplets[start : start + _SLICE]):
+                reasons.append(reason)
+                on_row()
+        return reasons
 
     def _add(self, rows: Sequence[Triplet]) -> list[str | None]:
         vectors = self._embed(rows)
         self._kept = self._kept or _Rows(vectors.shape[1], np.float32)
-        nearest = (vectors @ self._kept.all.T).max(axis=1, initial=0.0)
-        among = vectors @ vectors.T
+        kept = self._kept.all
+        parts = (kept[start : start + _KEPT] for start in range(0, len(kept), _KEPT))
+        nearest = np.zeros(len(rows), np.float32)
+        for part in parts:
+            nearest = np.maximum(nearest, _likeness(vectors, part).max(axis=1))
+        among = _likeness(vectors, vectors)
         reasons: list[str | None] = []
         for i, row in enumerate(rows):
             fresh = [j for j, reason in enumerate(reasons) if reason is None]
@@ -170,10 +185,15 @@ class TextDuplicates:
         return None
 
     def _embed(self, rows: Sequence[Triplet]) -> Vectors:
-        """(N, 3 D); the dot product of two rows is the mean of their three cosines."""
+        """(N, 3 D): three vectors of length 1, one behind the other."""
         columns = [row.caption for row in rows], [row.edit for row in rows], [row.output for row in rows]
-        parts = np.concatenate([_unit(self.embed(column)) for column in columns], axis=1)
-        return parts / np.float32(np.sqrt(3))
+        return np.concatenate([_unit(self.embed(column)) for column in columns], axis=1)
+
+
+def _likeness(rows: Vectors, others: Vectors) -> Vectors:
+    """(N, 3 D) and (M, 3 D) -> (N, M): the mean of the three cosines, but at most that of the edits."""
+    edits = (np.split(x, 3, axis=1)[1] for x in (rows, others))
+    return np.minimum(rows @ others.T / 3, next(edits) @ next(edits).T)
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -202,16 +202,18 @@ def show_statistics(
 ) -> None:
     """Count a data set: tasks, lengths of texts, CLIP's scores, and what InstructPix2Pix's filter would keep.
 
+    Of a data set that `data make` made, the scores and the filter are those of all pairs that it drew.
+
     With --clip, the scores are measured by that CLIP, and the filter has the thresholds at which SHARE of
     the rows pass: a calibration, if the rows are as they should be.
     """
     from wordbrush.data.sources import open_parts, read_rows
     from wordbrush.datagen.filters import Thresholds
-    from wordbrush.datagen.statistics import gather, measure
+    from wordbrush.datagen.statistics import gather, measure, with_run
 
     rows = read_rows(open_parts(source))
     if clip is None:
-        statistics = gather(rows, Thresholds())
+        statistics = with_run(gather(rows, Thresholds()), source)
     else:
         from wordbrush.diffusion.runtime import prepare_process, resolve_device
         from wordbrush.perception.clip import Clip

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import psutil
 import torch
@@ -22,8 +23,10 @@ from wordbrush.datagen.runners import Build, Workers, asks_endpoint, begin
 from wordbrush.datagen.stages import MakeUnit, Record, Stage
 from wordbrush.errors import UsageError
 
+T = TypeVar("T")
 _CAPTIONS = 8
-_UNITS = 2
+_UNITS = 8
+_SECONDS = 60.0  # until no further unit is begun
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Estimate:
         writing_hours: Until all instructions are written.
         writing_cost: Of the tokens of an endpoint.
         unit_seconds: Of one worker for one unit.
-        funnel: Of the unit that was measured.
+        measured: Units that this is from.
+        funnel: Of them.
         row_bytes: Of one row; 0 if none was kept.
         worker_bytes: Of memory, of one worker.
         gpu_bytes: Of its GPU's memory; 0 without one.
@@ -48,6 +52,7 @@ class Estimate:
     writing_hours: float
     writing_cost: float
     unit_seconds: float
+    measured: int
     funnel: Funnel
     row_bytes: float
     worker_bytes: int
@@ -61,8 +66,8 @@ class Estimate:
 
     @property
     def rows(self) -> float:
-        """That will be kept, if all units are as the measured one."""
-        return self.units * self.funnel.kept
+        """That will be kept, if all units are as the measured ones."""
+        return self.units * self.funnel.kept / self.measured
 
     @property
     def disk_bytes(self) -> float:
@@ -79,7 +84,7 @@ class Estimate:
         gpu = f", {_size(self.gpu_bytes)} of each GPU" if self.gpu_bytes else ""
         return "\n".join(
             [
-                f"units   {self.units:,}, of {self.funnel.drawn:,} pairs each",
+                f"units   {self.units:,}, of {self.funnel.drawn // self.measured:,} pairs each",
                 f"rows    about {self.rows:,.0f}, if all units are as the measured one "
                 f"({self.funnel.kept} of {self.funnel.drawn} kept)",
                 f"time    {self.hours:.2f} hours, {self.writing_hours:.2f} of them for instructions "
@@ -88,34 +93,41 @@ class Estimate:
                 f"disk    {_size(self.disk_bytes)}, half of it only until the shards are whole; "
                 f"{_size(free)} are free",
                 f"cost    {self.cost:.2f}, of which {self.writing_cost:.2f} for the endpoint's tokens",
-                "Measured: the second of two units in one worker on this machine, and the writer on "
+                f"Measured: {self.measured} units from all over the list, in one worker on this machine, of "
+                f"whose {self.funnel.drawn:,} pairs {self.funnel.kept:,} were kept; and the writer on "
                 f"{_CAPTIONS} captions. Several workers slow each other down.",
             ]
         )
 
 
 def estimate(config: Config) -> Estimate:
-    """Measure a few units in a temporary folder."""
+    """Measure a few units in a temporary folder.
+
+    Raises:
+        UsageError: There are fewer than two.
+    """
     workers = Workers.of(config)
     with TemporaryDirectory() as temporary:
         work = Path(temporary)
         probe, scale = _shortened(config)
         writer = _Watched(workers)
         units = list_units(probe, work, writer, Display(every=float("inf")))
-        if len(units.units) < _UNITS:
-            raise UsageError(f"a dry run measures {_UNITS} units, and there are {len(units.units)}")
+        records = [unit.model_dump() for unit in _spread(units.units)]
+        if len(records) < 2:
+            raise UsageError("a dry run measures at least two units, and there are fewer")
         stage = begin(workers, partial(MakeUnit, config, work / "units"))
-        records = [unit.model_dump() for unit in units.units[:_UNITS]]
-        *_, (seconds, record) = (_timed(stage, record) for record in records)
-        rows = list(Ledger(work / "units").rows([record["unit"]]))
+        stage(records[0])  # the first one is slow
+        timed = list(_in_time(stage, records[1:]))
+        rows = list(Ledger(work / "units").rows(record["unit"] for _, record in timed))
     count = workers.here
     return Estimate(
         units=round(scale * len(units.units)),
         workers=count,
         writing_hours=scale * writer.seconds / 3600 / (1 if asks_endpoint(config) else count),
         writing_cost=scale * writer.cost,
-        unit_seconds=seconds,
-        funnel=Funnel(**record["funnel"]),
+        unit_seconds=sum(seconds for seconds, _ in timed) / len(timed),
+        measured=len(timed),
+        funnel=sum((Funnel.from_json(record["funnel"]) for _, record in timed), Funnel()),
         row_bytes=sum(row.size for row in rows) / max(1, len(rows)),
         worker_bytes=psutil.Process().memory_info().rss,
         gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
@@ -137,6 +149,21 @@ class _Watched:
             self.seconds += seconds
             self.cost = result["cost"]
             yield result
+
+
+def _spread(units: Sequence[T]) -> list[T]:
+    """At most one more than are measured, evenly from the list."""
+    count = min(len(units), _UNITS + 1)
+    return [units[i * len(units) // count] for i in range(count)]
+
+
+def _in_time(stage: Stage, records: Sequence[Record]) -> Iterator[tuple[float, Record]]:
+    """Seconds and result of one record, and of as many more as there is time for."""
+    end = time.perf_counter() + _SECONDS
+    for number, record in enumerate(records):
+        if number and time.perf_counter() > end:
+            return
+        yield _timed(stage, record)
 
 
 def _timed(stage: Stage, record: Record) -> tuple[float, Record]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,6 +52,15 @@ class Funnel:
     failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREDICATES, 0))
     surplus: int = 0
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Funnel:
+        """As `to_json` gave it."""
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        """In one line; a text rather than a mapping, which would get all the keys of those beside it."""
+        return json.dumps(asdict(self))
+
     @property
     def kept(self) -> int:
         """What is left."""
@@ -60,6 +70,14 @@ class Funnel:
         names = dict.fromkeys([*PREDICATES, *self.failed, *other.failed])
         failed = {name: self.failed.get(name, 0) + other.failed.get(name, 0) for name in names}
         return Funnel(self.drawn + other.drawn, failed, self.surplus + other.surplus)
+
+
+def find_failures(
+    scores: Sequence[Similarities], thresholds: Thresholds, flaws: Sequence[str | None] = ()
+) -> list[str | None]:
+    """What each pair falls at, as for `select`; None: nothing."""
+    known = flaws or [None] * len(scores)
+    return [flaw or thresholds.failure(score) for flaw, score in zip(known, scores, strict=True)]
 
 
 def select(
@@ -76,8 +94,7 @@ def select(
         The indices of the pairs that are kept, the highest `clip_sim_dir` first (of equals the earlier); and
         where the others went.
     """
-    known = flaws or [None] * len(scores)
-    failures = [flaw or thresholds.failure(score) for flaw, score in zip(known, scores, strict=True)]
+    failures = find_failures(scores, thresholds, flaws)
     good = [i for i, failure in enumerate(failures) if failure is None]
     good.sort(key=lambda i: -scores[i].clip_sim_dir)
     counts = Counter(failures)

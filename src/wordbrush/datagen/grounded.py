@@ -7,9 +7,8 @@ share, and outside of the mask its latents. The paper states no number for any o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
@@ -132,16 +131,20 @@ class Candidates:
     Attributes:
         pixels: (N, 2, H, W, 3), before and after.
         masks: (N, H, W) uint8, 255 where the pair may differ.
+        kinds: Of each mask; None: the whole picture may differ.
         draws: Of each.
         flaws: What speaks against each, before any score; None: nothing.
-        unmade: How many pairs were not painted, and why.
+        not_found: Draws whose first picture has no such thing; none of their pairs was painted.
+        num_masks: Pairs that a draw would have given.
     """
 
     pixels: Pixels
     masks: Pixels
+    kinds: list[MaskKind | None]
     draws: list[Draw]
     flaws: list[Flaw | None]
-    unmade: Counter[str] = field(default_factory=Counter[str])
+    not_found: list[Draw]
+    num_masks: int
 
 
 class GroundedGenerator:
@@ -173,21 +176,24 @@ class GroundedGenerator:
         """
         kinds = self.settings.masks if wanted.thing else self.settings.masks[:1]
         found: list[tuple[Draw, dict[MaskKind, Tensor]]] = []
+        not_found: list[Draw] = []
         for batch in in_batches(draws, self.painter.settings.batch_size):
             masks = self._find(wanted, batch)
-            found += [(draw, mask) for draw, mask in zip(batch, masks, strict=True) if mask is not None]
+            for draw, mask in zip(batch, masks, strict=True):
+                found.append((draw, mask)) if mask is not None else not_found.append(draw)
         size = max(1, self.painter.settings.batch_size // len(kinds))
         groups = [self._paint(wanted, kinds, batch) for batch in in_batches(found, size)]
-        unmade = Counter({"not_found": len(kinds) * (len(draws) - len(found))})
         side = self.painter.size
         pixels = np.concatenate([np.zeros((0, 2, side, side, 3), np.uint8), *groups])
         shown = [(255 * masks[kind]).round().byte().numpy() for _, masks in found for kind in kinds]
         return Candidates(
             pixels=pixels[:, ::-1] if wanted.swapped else pixels,
             masks=np.stack(shown) if shown else np.zeros((0, side, side), np.uint8),
+            kinds=[kind if wanted.thing else None for _ in found for kind in kinds],
             draws=[draw for draw, _ in found for _ in kinds],
             flaws=self._flaws(wanted, pixels),
-            unmade=+unmade,
+            not_found=not_found,
+            num_masks=len(kinds),
         )
 
     def _find(self, wanted: Plan, draws: Sequence[Draw]) -> list[dict[MaskKind, Tensor] | None]:

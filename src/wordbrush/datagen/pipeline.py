@@ -15,6 +15,7 @@ of the same bytes. (The last bits of a picture belong to the kind of processor t
     DIR/data/*.parquet        the rows, see `wordbrush.data.shards`
     DIR/README.md             the card
     DIR/triplets.jsonl        all units, also those of which no pair was kept
+    DIR/draws.arrow           what was drawn for every pair, see `wordbrush.datagen.draws`
     DIR/run.json              what decided the rows, and where captions, triplets and pairs went
 """
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -39,9 +40,10 @@ from wordbrush.data.shards import write_card, write_shards
 from wordbrush.datagen.captions import CaptionFilter, read_captions, storybook_captions
 from wordbrush.datagen.checks import TextDuplicates, row_flaw
 from wordbrush.datagen.config import Config, StorybookTriplets, WrittenTriplets, identity
+from wordbrush.datagen.draws import FILE, explain, joined, write_draws
 from wordbrush.datagen.filters import Funnel
 from wordbrush.datagen.ledger import Ledger
-from wordbrush.datagen.progress import Display, funnel_text
+from wordbrush.datagen.progress import Advance, Display, funnel_text
 from wordbrush.datagen.runners import Runner, Runners
 from wordbrush.datagen.stages import MakeUnit, WriteInstructions, Written
 from wordbrush.editors.task_predictor import load_task_predictor
@@ -57,6 +59,7 @@ BLOCK = 128
 """Captions that a writer is given at once."""
 _RUN = "run.json"
 _M = TypeVar("_M", bound=BaseModel)
+_T = TypeVar("_T")
 
 
 class Captions(BaseModel):
@@ -137,8 +140,9 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
         tasks = _make_pairs(config, units, ledger, runners.pairs, display)
         funnel = sum(tasks.values(), Funnel())
         if not funnel.kept:
+            draws = [columns for _, columns in ledger.draws(unit.unit for unit in units.units)]
             raise WordbrushError(
-                f"no pair passed the filter ({funnel_text(funnel)}): lower its thresholds, and start anew "
+                f"no pair passed the filter: {explain(joined(draws))}; lower its thresholds, and start anew "
                 f"without {work}"
             )
         made = Made(
@@ -149,7 +153,7 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
             tasks={task: asdict(counts) for task, counts in tasks.items() if task},
             rows=funnel.kept,
         )
-        _assemble(config, made, units, ledger, folder)
+        _assemble(config, made, units, ledger, folder, display)
     shutil.rmtree(work, ignore_errors=True)
     return made
 
@@ -213,7 +217,7 @@ def list_units(config: Config, work: Path, run: Runner, display: Display) -> Uni
 
     def listed() -> Units:
         captions, triplets, rejected = _triplets(config, work, run, display)
-        units, counts = _checked(triplets, _text_duplicates(config))
+        units, counts = _checked(triplets, _text_duplicates(config), display)
         if config.triplets.task_predictor:
             units = _relabelled(units, config.triplets.task_predictor)
             counts["of another task, by the predictor"] = sum(bool(unit.label) for unit in units)
@@ -292,12 +296,15 @@ def _text_duplicates(config: Config) -> TextDuplicates:
     return TextDuplicates(lambda texts: encode(texts).numpy(), likeness)
 
 
-def _checked(triplets: Iterable[Triplet], duplicates: TextDuplicates) -> tuple[list[Unit], dict[str, int]]:
+def _checked(
+    triplets: Iterable[Triplet], duplicates: TextDuplicates, display: Display
+) -> tuple[list[Unit], dict[str, int]]:
     """Those that nothing speaks against, numbered; and how often what spoke against the others."""
     rows = list(triplets)
     flaws = [row_flaw(triplet) for triplet in rows]
     sound = [row for row, flaw in zip(rows, flaws, strict=True) if flaw is None]
-    repeated = duplicates.add(sound)
+    with display.stage("repetitions", len(sound), 0, "triplets") as advance:
+        repeated = duplicates.add(sound, on_row=partial(advance, ""))
     kept = [row for row, reason in zip(sound, repeated, strict=True) if reason is None]
     units = [Unit(unit=f"{i:07d}", **triplet.model_dump(exclude={"url"})) for i, triplet in enumerate(kept)]
     return units, dict(Counter(reason for reason in (*flaws, *repeated) if reason))
@@ -324,17 +331,22 @@ def _make_pairs(
     pending = [unit.model_dump() for unit in units.units if unit.unit not in done]
     with display.stage("pairs", len(units.units), len(done), "units") as advance:
         for record in run(partial(MakeUnit, config, ledger.folder), pending) if pending else ():
-            funnels[task[record["unit"]]] += Funnel(**record["funnel"])
+            funnels[task[record["unit"]]] += Funnel.from_json(record["funnel"])
             advance(funnel_text(sum(funnels.values(), Funnel())))
     return funnels
 
 
-def _assemble(config: Config, made: Made, units: Units, ledger: Ledger, folder: Path) -> None:
+def _assemble(
+    config: Config, made: Made, units: Units, ledger: Ledger, folder: Path, display: Display
+) -> None:
     """The data set from the ledger; it takes its name when it is whole."""
     dataset = ledger.folder.with_name("dataset")
     shutil.rmtree(dataset, ignore_errors=True)
     make_folder(dataset)
-    rows = write_shards(dataset, config.split, ledger.rows(unit.unit for unit in units.units))
+    names = [unit.unit for unit in units.units]
+    with display.stage("shards", len(names), 0, "units") as advance:
+        rows = write_shards(dataset, config.split, ledger.rows(_passing(names, advance)))
+    write_draws(dataset / FILE, ledger.draws(names))
     if rows != made.rows:
         raise DataError(
             f"{ledger.folder} holds {rows} rows, not {made.rows}: rows were lost; delete "
@@ -347,6 +359,12 @@ def _assemble(config: Config, made: Made, units: Units, ledger: Ledger, folder: 
         dataset.replace(folder)
     except OSError as error:
         raise OutputError(f"cannot name the data set {folder}: {error.strerror}") from error
+
+
+def _passing(rows: Sequence[_T], advance: Advance) -> Iterator[_T]:
+    for row in rows:
+        yield row
+        advance("")
 
 
 def _once(path: Path, kind: type[_M], make: Callable[[], _M]) -> _M:

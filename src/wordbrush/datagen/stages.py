@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from wordbrush.data.rows import SCORES, Row, Similarities, encode_png
 from wordbrush.datagen.checks import ImageDuplicates
 from wordbrush.datagen.config import Config, WrittenTriplets
+from wordbrush.datagen.draws import KEPT, SURPLUS
 from wordbrush.datagen.endpoint import EndpointWriter
-from wordbrush.datagen.filters import Funnel, Thresholds, select
+from wordbrush.datagen.filters import Funnel, Thresholds, find_failures, select
 from wordbrush.datagen.grounded import GroundedGenerator, GroundedSettings, plan
 from wordbrush.datagen.instructions import InstructionWriter, Rejected
 from wordbrush.datagen.ledger import Ledger
@@ -100,8 +101,8 @@ class MakePairs:
     def __call__(self, record: Record) -> Record:
         """`unit`, `caption`, `output` -> also `pixels` (N, 2, H, W, 3), draws and scores, lists of N.
 
-        Of grounded pairs, which also need `task`, `original` and `edited`: `masks` (N, H, W), `flaws`, a list
-        of N, and `unmade`, how many pairs were not painted.
+        Of grounded pairs, which also need `task`, `original` and `edited`: `masks` (N, H, W), `mask_kind` and
+        `flaws`, lists of N, and `not_found`, the draws of pairs that were not painted, as columns.
         """
         caption, output = record["caption"], record["output"]
         draws = draw_samples(self.settings, self.seed, record["unit"])
@@ -111,15 +112,20 @@ class MakePairs:
         else:
             made = self.grounded(plan(*(record[name] for name in _OF_A_PLAN)), draws)
             pixels, draws = made.pixels, made.draws
-            found = {"masks": made.masks, "flaws": made.flaws, "unmade": dict(made.unmade)}
-        columns = {name: [getattr(draw, name) for draw in draws] for name in _DRAWN}
+            missing = _columns([draw for draw in made.not_found for _ in range(made.num_masks)])
+            found = {"masks": made.masks, "flaws": made.flaws, "mask_kind": made.kinds, "not_found": missing}
+        columns = _columns(draws)
         scores = score_pairs(self.clip, pixels, caption, output)
         return record | found | columns | {"pixels": pixels} | {n: x.tolist() for n, x in scores.items()}
 
 
 _OF_A_PLAN = ("task", "caption", "output", "original", "edited")
 _DRAWN = tuple(f.name for f in fields(Draw))
-_OF_A_PAIR = (*_DRAWN, *SCORES)
+_OF_A_PAIR = (*_DRAWN, "mask_kind", *SCORES)
+
+
+def _columns(draws: Sequence[Draw]) -> dict[str, list[Any]]:
+    return {name: [getattr(draw, name) for draw in draws] for name in _DRAWN}
 
 
 class FilterPairs:
@@ -133,19 +139,31 @@ class FilterPairs:
         self.thresholds = thresholds
 
     def __call__(self, record: Record) -> Record:
-        """The same columns, shorter; and `funnel`, whose surplus counts repetitions too."""
+        """The same columns, shorter; `funnel`, whose surplus counts repetitions too; `draws` of all pairs."""
+        record = {"mask_kind": [None] * len(record["pixels"])} | record
         scores = Similarities.from_columns({name: record[name] for name in SCORES})
         everyone = self.thresholds.model_copy(update={"keep": max(1, len(scores))})
         order, funnel = select(scores, everyone, record.get("flaws", ()))
         kept = _distinct(record["pixels"], order)[: self.thresholds.keep]
         columns = {name: [record[name][i] for i in kept] for name in _OF_A_PAIR}
         columns |= {name: record[name][kept] for name in ("pixels", "masks") if name in record}
-        funnel = replace(funnel, surplus=len(order) - len(kept)) + _unmade(record.get("unmade", {}))
-        return record | columns | {"funnel": asdict(funnel)}
+        fates = find_failures(scores, self.thresholds, record.get("flaws", ()))
+        fates = [KEPT if i in kept else fate or SURPLUS for i, fate in enumerate(fates)]
+        draws = {name: record[name] for name in _OF_A_PAIR} | {"fate": fates}
+        funnel = replace(funnel, surplus=len(order) - len(kept))
+        if missing := record.get("not_found"):
+            draws, funnel = _with_missing(draws, missing), funnel + _missing(len(missing["seed"]))
+        return record | columns | {"funnel": funnel.to_json(), "draws": draws}
 
 
-def _unmade(counts: dict[str, int]) -> Funnel:
-    return Funnel(drawn=sum(counts.values()), failed=counts)
+def _missing(count: int) -> Funnel:
+    return Funnel(drawn=count, failed={"not_found": count} if count else {})
+
+
+def _with_missing(draws: Record, missing: Record) -> Record:
+    count = len(missing["seed"])
+    blank = dict.fromkeys(draws, [None] * count) | missing | {"fate": ["not_found"] * count}
+    return {name: [*draws[name], *blank[name]] for name in draws}
 
 
 def _distinct(pixels: Pixels, order: Sequence[int]) -> list[int]:
@@ -166,7 +184,7 @@ class StoreUnit:
     def __call__(self, record: Record) -> Record:
         """Commits the unit; -> `unit`, `funnel`."""
         rows = [_row(record, i) for i in range(len(record["pixels"]))]
-        self.ledger.store(record["unit"], rows, Funnel(**record["funnel"]))
+        self.ledger.store(record["unit"], rows, Funnel.from_json(record["funnel"]), record["draws"])
         return {"unit": record["unit"], "funnel": record["funnel"]}
 
 
@@ -208,5 +226,5 @@ class MakeUnit:
     def __call__(self, record: Record) -> Record:
         """A `pipeline.Unit`'s fields -> `unit`, `funnel`."""
         if funnel := self.ledger.funnel(record["unit"]):
-            return {"unit": record["unit"], "funnel": asdict(funnel)}
+            return {"unit": record["unit"], "funnel": funnel.to_json()}
         return reduce(lambda record, stage: stage(record), self.stages, record)

@@ -7,13 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wordbrush.data.rows import SCORES, DataError, Row, Similarities, decode
+from wordbrush.datagen.draws import FILE, read_draws
 from wordbrush.datagen.filters import Funnel, Thresholds, calibrate, select
-from wordbrush.errors import ImageError
+from wordbrush.errors import ImageError, one_line
 
 if TYPE_CHECKING:
     from wordbrush.perception.clip import Clip
@@ -72,6 +74,8 @@ class Statistics:
         funnel: Where the rows that have all scores would go in the filter.
         mismatched_share: Of rows with another row's captions or edited picture, how many would pass it;
             None where that was not measured.
+        drawn: Scores and funnel are of all pairs that were drawn when the data set was made, and the filter
+            is that run's.
     """
 
     rows: int
@@ -82,6 +86,7 @@ class Statistics:
     thresholds: Thresholds
     funnel: Funnel
     mismatched_share: float | None = None
+    drawn: bool = False
 
     def as_json(self) -> str:
         """The fields, indented."""
@@ -96,9 +101,11 @@ class Statistics:
         lines += [
             f"  {count:>8}  {100 * count / self.rows:5.1f} %  {task}" for task, count in self.tasks.items()
         ]
-        lines += _table("words", self.words, 1) + _table("score", self.scores, 3)
+        lines += _table("words", self.words, 1)
+        lines += _table("score of the pairs drawn" if self.drawn else "score", self.scores, 3)
         if self.funnel.drawn:
-            lines += _funnel_lines(self.funnel, self.thresholds)
+            title = "the filter by which they were kept" if self.drawn else "the filter on these rows"
+            lines += _funnel_lines(title, self.funnel, self.thresholds)
         if self.mismatched_share is not None:
             lines += [f"  {100 * self.mismatched_share:7.1f} % of mismatched pairs would pass"]
         return "\n".join(lines)
@@ -147,6 +154,30 @@ def gather(rows: Iterable[Row], thresholds: Thresholds) -> Statistics:
     for row in rows:
         tally.add(row, row.similarities)
     return tally.statistics(thresholds)
+
+
+def with_run(statistics: Statistics, folder: Path) -> Statistics:
+    """The same, with the filter of the run of the data engine that made the data set, and all its pairs.
+
+    Args:
+        statistics: Of the rows.
+        folder: Of the data set. If no such run made it, nothing changes.
+
+    Raises:
+        DataError: A file of the run is damaged.
+    """
+    if not (folder / FILE).is_file():
+        return statistics
+    about, draws = folder / "run.json", read_draws(folder / FILE)
+    try:
+        made = json.loads(about.read_bytes())
+        thresholds, funnel = Thresholds(**made["made_from"]["filter"]), Funnel(**made["pairs"])
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise DataError(f"{about} is damaged ({one_line(error)})") from error
+    scores = {name: [score for score in draws[name] if score is not None] for name in SCORES}
+    return replace(
+        statistics, scores=_distributions(scores), thresholds=thresholds, funnel=funnel, drawn=True
+    )
 
 
 def measure(rows: Iterable[Row], clip: Clip, share: float, keep: int) -> Statistics:
@@ -238,8 +269,10 @@ def _table(title: str, distributions: Mapping[str, Distribution], digits: int) -
     return lines
 
 
-def _funnel_lines(funnel: Funnel, thresholds: Thresholds) -> list[str]:
-    lines = ["", "the filter on these rows", f"  {funnel.drawn:>8}  scored"]
-    lines += [f"  {-n:>8}  {name} below {getattr(thresholds, name):.3f}" for name, n in funnel.failed.items()]
-    lines += [f"  {-funnel.surplus:>8}  beyond the best {thresholds.keep} of their unit"]
+def _funnel_lines(title: str, funnel: Funnel, thresholds: Thresholds) -> list[str]:
+    lines = ["", title, f"  {funnel.drawn:>8}  scored"]
+    for name, count in funnel.failed.items():
+        least = getattr(thresholds, name, None)
+        lines.append(f"  {-count:>8}  {name}" + (f" below {least:.3f}" if least is not None else ""))
+    lines += [f"  {-funnel.surplus:>8}  beyond the best {thresholds.keep} of their unit, or alike"]
     return [*lines, f"  {funnel.kept:>8}  kept"]
