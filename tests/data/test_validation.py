@@ -49,7 +49,7 @@ def test_repetitions_are_found_across_files(tmp_path: Path):
     found = problems(tmp_path, [row(0, unit="other", seed=1), row(0, edit_prompt="else"), row(1)])
     assert [line.split(": ", 1)[1] for line in found] == [
         f"a repetition: the row came before, in {tmp_path}/dev-0.tar row 0",
-        f"a repetition: its unit and seed came before, in {tmp_path}/dev-0.tar row 0",
+        f"a repetition: its draw came before, in {tmp_path}/dev-0.tar row 0",
     ]
 
 

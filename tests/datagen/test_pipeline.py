@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +195,9 @@ def test_another_seed_gives_other_pictures(made: Path, config: Config, tmp_path:
     assert not one & two
 
 
-def start(config: Config, folder: Path) -> Any:
+def start(config: Config, folder: Path, display: Display = QUIET) -> Any:
     """A run in a process of its own."""
-    process = FORK.Process(target=make, args=(config, folder, choose_runners(config, ray=False), QUIET))
+    process = FORK.Process(target=make, args=(config, folder, choose_runners(config, ray=False), display))
     process.start()
     return process
 
@@ -217,6 +218,51 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
         assert kills < 100
     assert kills >= 10
     assert files(folder) == files(made)
+
+
+class Killed(Display):
+    """Kills the process when so much of a stage is done."""
+
+    def __init__(self, stage: str, after: int) -> None:
+        super().__init__(Console(file=io.StringIO()), every=float("inf"))
+        self.at, self.left = stage, after
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int, unit: str) -> Generator[Callable[[str], None]]:
+        def advance(note: str) -> None:
+            if name == self.at:
+                self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            inner(note)
+
+        with super().stage(name, total, done, unit) as inner:
+            yield advance
+
+
+def test_a_run_with_a_writer_can_be_killed_in_every_stage(
+    models: dict[str, str],
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pipeline, "BLOCK", 2)
+    names = ("child", "violin", "red car", "boat", "cup", "tree")
+    (tmp_path / "captions.txt").write_text("".join(f"a {name} with a dog\n" for name in names))
+    endpoint = {"model": "m", "base_url": server.url}
+    source = {"source": "writer", "captions": str(tmp_path / "captions.txt"), "count": 6, "language": ""}
+    config = configure(models, source | {"endpoint": endpoint})
+    make(config, tmp_path / "unbroken", choose_runners(config, ray=False), QUIET)
+    folder = tmp_path / "set"
+    for stage in ("instructions", "repetitions", "pairs", "shards"):
+        for after in (1, 2):
+            process = start(config, folder, Killed(stage, after))
+            process.join()
+            assert process.exitcode == -signal.SIGKILL and not folder.exists(), (stage, after)
+    process = start(config, folder)
+    process.join()
+    assert process.exitcode == 0
+    assert files(folder) == files(tmp_path / "unbroken")
 
 
 @pytest.fixture
@@ -531,6 +577,33 @@ def test_a_killed_worker_is_replaced_and_workers_end_with_a_killed_driver(
     assert not psutil.wait_procs(left, timeout=60)[1]
     assert 5 <= units_done(folder) < 24 and not folder.exists()
     assert engine(slowed(config), folder).wait() == 0
+    assert files(folder) == files(slowly_made)
+
+
+@pytest.mark.long
+def test_two_workers_are_killed_at_random_and_so_is_their_driver(
+    slowly_made: Path, config: Config, tmp_path: Path
+):
+    folder, rng, killed = tmp_path / "set", random.Random(1), Counter[str]()
+    while not folder.exists() or work(folder).exists():
+        process = engine(slowed(config), folder)
+        while process.poll() is None:
+            target = units_done(folder) + rng.choice((1, 2, 3))
+            while process.poll() is None and units_done(folder) < target:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.3))
+            if process.poll() is None:
+                family = [*psutil.Process(process.pid).children(), psutil.Process(process.pid)]
+                victim = rng.choice(family)
+                killed["driver" if victim.pid == process.pid else "child"] += 1
+                victim.kill()
+        assert process.returncode in (
+            0,
+            1,
+            -signal.SIGKILL,
+        )  # 1: two workers in a row before anything was done
+        assert killed.total() < 100
+    assert min(killed["driver"], killed["child"]) >= 1 and killed.total() >= 5
     assert files(folder) == files(slowly_made)
 
 
