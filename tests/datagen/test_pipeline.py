@@ -593,7 +593,8 @@ def test_two_workers_are_killed_at_random_and_so_is_their_driver(
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.3))
             if process.poll() is None:
-                family = [*psutil.Process(process.pid).children(), psutil.Process(process.pid)]
+                driver = psutil.Process(process.pid)
+                family = [*driver.children(), driver]
                 victim = rng.choice(family)
                 killed["driver" if victim.pid == process.pid else "child"] += 1
                 victim.kill()
