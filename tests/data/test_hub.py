@@ -131,6 +131,12 @@ def test_no_path_of_this_machine_is_uploaded(tmp_path: Path):
         stage(tmp_path / "edits", tmp_path / "again")
 
 
+def test_the_list_says_what_is_for_evaluation_only(data: Client):
+    code, out, _ = data("get")
+    marked = [line.split(":")[0] for line in out.splitlines() if line.endswith("evaluation only")]
+    assert code == 0 and marked == ["facebook/emu_edit_test_set", "bahjat-kawar/tedbench"]
+
+
 def test_names_are_checked_before_anything_is_asked(tmp_path: Path):
     for wrong in ("nowhere", "a/b/c", "../..", "https://huggingface.co/a/b"):
         with pytest.raises(UsageError, match="MagicBrush"):

@@ -15,9 +15,9 @@ KNOWN = {
     "timbrooks/instructpix2pix-clip-filtered": "InstructPix2Pix's 313,010 pairs, filtered by CLIP (63 GB)",
     "fusing/instructpix2pix-1000-samples": "1,000 of InstructPix2Pix's pairs (0.4 GB)",
     "osunlp/MagicBrush": "10,388 edits of photographs, made by hand, with masks",
-    "facebook/emu_edit_test_set": "Emu Edit's test set: pictures and texts of seven tasks, for evaluation only",
+    "facebook/emu_edit_test_set": "Emu Edit's test set: pictures and texts of seven tasks; evaluation only",
     "facebook/emu_edit_test_set_generations": "the same pictures and texts, with Emu Edit's own results",
-    "bahjat-kawar/tedbench": "TEdBench: 100 pictures, each with the caption of an edit, for evaluation only",
+    "bahjat-kawar/tedbench": "TEdBench: 100 pictures, each with the caption of an edit; evaluation only",
 }
 """Data sets of edits by their hub id; `get` takes any other id as well.
 
