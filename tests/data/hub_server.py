@@ -23,7 +23,7 @@ class Hub:
         faults: What befalls the next downloads of data: after how many bytes each breaks off; 0 refuses it.
         asked: Method and path of each request.
         ranges: What part of a file each download of data asked for.
-        uploaded: Files of the last commit.
+        uploaded: What the commits left; it is apart from `files`.
         tokens: Authorizations of uploads.
     """
 
@@ -64,16 +64,15 @@ class Hub:
     def _get(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         self.asked.append(f"{request.command} {path}")
-        files = f"/datasets/{REPO}/resolve/{COMMIT}/"
+        resolved = f"/datasets/{REPO}/resolve/{COMMIT}/"
         if path == f"/api/datasets/{REPO}/revision/main":
             _reply(request, {"id": REPO, "sha": COMMIT, "siblings": [{"rfilename": n} for n in self.files]})
-        elif path == f"/api/datasets/{REPO}/tree/{COMMIT}":
-            tree = [
-                {"type": "file", "path": n, "size": len(d), "oid": _etag(d)} for n, d in self.files.items()
-            ]
+        elif path in (f"/api/datasets/{REPO}/tree/{COMMIT}", f"/api/datasets/{REPO}/tree/main"):
+            files = self.uploaded if path.endswith("main") else self.files
+            tree = [{"type": "file", "path": n, "size": len(d), "oid": _etag(d)} for n, d in files.items()]
             _reply(request, tree)
-        elif path.startswith(files) and path.removeprefix(files) in self.files:
-            self._send(request, path.removeprefix(files))
+        elif path.startswith(resolved) and path.removeprefix(resolved) in self.files:
+            self._send(request, path.removeprefix(resolved))
         else:
             _reply(request, {"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -118,6 +117,8 @@ class Hub:
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.uploaded[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                elif entry["key"] == "deletedFile":
+                    del self.uploaded[entry["value"]["path"]]
             address = f"{self.url}/datasets/{REPO}/commit/{COMMIT}"
             _reply(request, {"commitUrl": address, "commitOid": COMMIT, "success": True})
         else:

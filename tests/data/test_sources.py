@@ -110,13 +110,24 @@ def test_emu_edit(tmp_path: Path):
     features = {**text, "idx": datasets.Value("int64"), "image": datasets.Image()}
     data = {"instruction": ["x"], "task": ["add"], "split": ["test"], "hash": ["ab"], "input_caption": ["a dog"],  # noqa: E501
             "output_caption": ["a cat"], "idx": [3], "image": [picture(0)]}  # fmt: skip
-    with pytest.raises(DataError, match="wanted are"):
+    with pytest.raises(DataError, match="no pictures after the edit: .* evaluate benchmark"):
         read(hub_folder(tmp_path / "a", features, data, "test"))
     features["edited_image"], data["edited_image"] = datasets.Image(), [picture(1)]
     (found,) = read(hub_folder(tmp_path / "b", features, data, "test"))
     assert (found.edit_prompt, found.task, found.unit) == ("x", "add", "ab")
     assert (found.source_caption, found.target_caption) == ("a dog", "a cat")
     assert decode(found.edited_image).tobytes() == picture(1).tobytes()
+
+
+def test_tedbench_is_for_evaluation_only(tmp_path: Path):
+    features = {"original_image": datasets.Image(), "target_text": datasets.Value("string")}
+    data = {"original_image": [picture(0)], "target_text": ["a dog that sits"]}
+    with pytest.raises(DataError, match="evaluation only"):
+        read(hub_folder(tmp_path / "parquet", features, data, "val"))
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed/input_list.json").write_text("[]")
+    with pytest.raises(DataError, match="evaluation only"):
+        read(tmp_path / "listed")
 
 
 def test_instruct_pix2pix_of_the_hub(tmp_path: Path):

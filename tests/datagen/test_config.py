@@ -47,6 +47,11 @@ TABLES: dict[str, tuple[type[BaseModel], ...]] = {
         ('[triplets]\nsource = "storybook"\ncount = 0', r"triplets\.count: Input should be greater"),
         ('[triplets]\nsource = "storybook"\ncount = 2\noperations = ["fly"]', "operations are some of"),
         ('[triplets]\nsource = "writer"\ncaptions = "storybook"\ncount = 3', "either .triplets.endpoint. or"),
+        (
+            '[triplets]\nsource = "writer"\ncaptions = "storybook"\ncount = 3\nmin_chars = 9\nmax_chars = 8\n'
+            "[triplets.local]",
+            "min_chars is more than max_chars",
+        ),
         ('[triplets]\nsource = "storybook"\ncount = 2\n[pairs]\nstep = 3', r"pairs\.step: Extra inputs"),
         ("[pairs]\nsteps = 3", "triplets: Field required"),
     ],

@@ -5,25 +5,26 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from wordbrush.data.rows import DataError
-from wordbrush.data.shards import find_shards
+from wordbrush.data.staging import UPLOADED, stage
 from wordbrush.errors import UsageError, one_line
 
 KNOWN = {
     "timbrooks/instructpix2pix-clip-filtered": "InstructPix2Pix's 313,010 pairs, filtered by CLIP (63 GB)",
     "fusing/instructpix2pix-1000-samples": "1,000 of InstructPix2Pix's pairs (0.4 GB)",
     "osunlp/MagicBrush": "10,388 edits of photographs, made by hand, with masks",
-    "facebook/emu_edit_test_set": "Emu Edit's test set: pictures, instructions and captions of seven tasks",
-    "facebook/emu_edit_test_set_generations": "the same, with Emu Edit's own results",
-    "bahjat-kawar/tedbench": "TEdBench: 100 pictures, each with the caption of an edit",
+    "facebook/emu_edit_test_set": "Emu Edit's test set: pictures and texts of seven tasks; evaluation only",
+    "facebook/emu_edit_test_set_generations": "the same pictures and texts, with Emu Edit's own results",
+    "bahjat-kawar/tedbench": "TEdBench: 100 pictures, each with the caption of an edit; evaluation only",
 }
-"""Data sets of edits by their hub id; `get` takes any other id as well."""
+"""Data sets of edits by their hub id; `get` takes any other id as well.
+
+Those for evaluation only have no pictures after the edit: nothing but `wordbrush evaluate benchmark` reads
+them."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-_UPLOADED = ["README.md", "data/*.parquet", "run.json", "triplets.jsonl"]
-"""All that `wordbrush data make` and `convert` write."""
 
 
 def get(name: str, folder: Path | None = None) -> Path:
@@ -56,13 +57,17 @@ def get(name: str, folder: Path | None = None) -> Path:
         raise DataError(f"cannot fetch {repo}: {one_line(error)}") from error
 
 
-def push(folder: Path, repo: str, *, private: bool = False) -> str:
+def push(folder: Path, repo: str, *, private: bool = False, license: str | None = None) -> str:
     """Upload a data set that `wordbrush.data.shards` wrote; the repository is made if there is none.
+
+    What an earlier upload left of a card, shards, run.json and triplets.jsonl goes. The hub's client makes
+    several commits of a large set; where it broke off, the same call goes on.
 
     Args:
         folder: With a README.md and data/*.parquet.
         repo: A hub id.
         private: Whether a repository that is made is for its owner only.
+        license: Goes into the uploaded card, as the hub names it: apache-2.0, cc-by-4.0, ...
 
     Returns:
         The address of the upload.
@@ -73,8 +78,12 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """
     if not _HUB_ID.fullmatch(repo):
         raise UsageError(f"{repo!r} is not a hub id: give OWNER/NAME")
-    if not (folder / "README.md").is_file() or not find_shards(folder / "data"):
-        raise DataError(f"{folder} has no README.md and data/*.parquet: use `wordbrush data convert` first")
+    with TemporaryDirectory() as staged:
+        stage(folder, Path(staged), license)
+        return _upload(Path(staged), repo, private)
+
+
+def _upload(folder: Path, repo: str, private: bool) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -82,7 +91,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         commit = api.upload_folder(
-            folder_path=folder, repo_id=repo, repo_type="dataset", allow_patterns=_UPLOADED
+            folder_path=folder, repo_id=repo, repo_type="dataset", delete_patterns=UPLOADED
         )
         return str(commit)
     except LocalTokenNotFoundError as error:

@@ -180,12 +180,18 @@ def known_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
     """The columns of a file that mean something here -> their names here.
 
     Raises:
-        DataError: The file has no known set of columns.
+        DataError: The file has no known set of columns, such as one for evaluation only.
     """
     for names in _ALIASES:
         found = {column: names[column] for column in columns if column in names}
         if set(_REQUIRED) <= set(found.values()):
             return found
+    edited = {column for names in _ALIASES for column in names if names[column] == "edited_image"}
+    if edited.isdisjoint(columns):
+        raise DataError(
+            f"{path} has the columns {', '.join(columns)}, and so no pictures after the edit: such sets are "
+            "for evaluation only (`wordbrush evaluate benchmark`)"
+        )
     wanted = " or ".join(", ".join(list(names)[:3]) for names in _ALIASES)
     raise DataError(f"{path} has the columns {', '.join(columns)}: wanted are {wanted}")
 

@@ -48,7 +48,10 @@ def open_parts(source: Path) -> list[Part]:
     """
     found = _parts(source)
     if not found:
-        raise DataError(f"{source} holds no data set: no parquet, tar or {SEEDS}, and no rendered edits")
+        raise DataError(
+            f"{source} holds no data set of pairs: no parquet, tar or {SEEDS}, and no rendered edits; a set "
+            "for evaluation only is read by `wordbrush evaluate benchmark`"
+        )
     return sorted(found, key=lambda part: (part.split, part.path))
 
 

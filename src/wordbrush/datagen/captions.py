@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -9,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from wordbrush.datagen.caption_text import noise, tidy
 from wordbrush.datagen.checks import MAX_CHARS, unsafe
 from wordbrush.errors import UsageError, one_line
 from wordbrush.languages.detection import identifier
@@ -16,29 +18,34 @@ from wordbrush.storybook.scenes import Split, draw_scene, scene_rng
 from wordbrush.storybook.wording import caption as describe
 from wordbrush.triplets import Caption, normalise
 
-_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_PACKED = ".gz"
 _TEXT_COLUMNS = ("caption", "text", "TEXT", "input")
 _URL_COLUMNS = ("url", "URL")
 _UNLIKELY = 30.0  # times as likely as the wanted language must another one be
 
 
 def read_captions(
-    source: str | Path, *, split: str = "train", column: str | None = None
+    source: str | Path, *, split: str = "train", column: str | None = None, shuffle_seed: int | None = None
 ) -> Iterator[Caption]:
-    """Captions one by one, in order, without holding more than a block of them; white space is tidied.
+    """Captions one by one, tidied, without holding more than a block of them.
 
     Args:
-        source: a file of text (one caption a line), JSONL or parquet; a folder that `datasets` reads; or a
-            data set of the hub.
+        source: a file of text (one caption a line), CSV, JSON, JSONL or parquet, also packed by gzip; a
+            folder that `datasets` reads; or a data set of the hub.
         split: of a folder or a data set.
-        column: the name of the captions' column; the first of caption, text, TEXT, input if not given. The
-            addresses are taken from url or URL, if there is one.
+        column: the name of the captions' column; the first of caption, text, TEXT, input if not given. Where
+            a row has a list of captions, the first one is taken. The addresses are taken from url or URL, if
+            there is one.
+        shuffle_seed: of a permutation of all captions, for which the whole source is read first, and
+            `datasets` keeps a copy of it in its cache. Streamed, in their own order, if not given.
 
     Raises:
-        UsageError: the source cannot be read, or has no such column.
+        UsageError: the source cannot be read or is of no known format, or it has no such column or something
+            other than text in it.
     """
     try:
-        for row in _stream(str(source), split):
+        for row in _rows(str(source), split, shuffle_seed):
             yield _caption(row, column)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
@@ -46,13 +53,28 @@ def read_captions(
         raise UsageError(f"cannot read captions from {source}: {one_line(error)}") from error
 
 
-def _stream(source: str, split: str) -> Iterable[dict[str, Any]]:
-    from datasets import load_dataset  # takes seconds
+def _rows(source: str, split: str, shuffle_seed: int | None) -> Iterable[dict[str, Any]]:
+    from datasets import disable_progress_bars, load_dataset  # takes seconds
 
-    kind = _FORMATS.get(Path(source).suffix.lower())
-    if kind is None:
-        return load_dataset(source, split=split, streaming=True)
-    return load_dataset(kind, data_files=source, split="train", streaming=True)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    kind = _format(Path(source))
+    where: dict[str, Any] = {"path": source, "split": split}
+    if kind:
+        where = {"path": kind, "data_files": source, "split": "train"}
+    if shuffle_seed is None:
+        return load_dataset(**where, streaming=True)
+    return load_dataset(**where).shuffle(seed=shuffle_seed)
+
+
+def _format(path: Path) -> str | None:
+    """The reader of a file; None of what is no file by its name: a folder, or a data set of the hub."""
+    kind = _FORMATS.get(Path(path.name.lower().removesuffix(_PACKED)).suffix)
+    if path.is_dir():
+        return None
+    if kind is None and path.is_file():
+        raise UsageError(f"a file of captions is {', '.join(_FORMATS)}, or one of these with {_PACKED}")
+    return kind
 
 
 def _caption(row: dict[str, Any], column: str | None) -> Caption:
@@ -61,7 +83,15 @@ def _caption(row: dict[str, Any], column: str | None) -> Caption:
     if found is None:
         raise UsageError(f"no column {' or '.join(names)} but {', '.join(row)}: name the captions' column")
     url = next((row[name] for name in _URL_COLUMNS if row.get(name)), "")
-    return Caption(text=" ".join(str(row[found] or "").split()), url=str(url))
+    return Caption(text=tidy(_text(row[found], found)), url=str(url))
+
+
+def _text(value: Any, column: str) -> str:
+    """A caption as it stands in the file, "" where there is none; of a list of them the first."""
+    first = next(iter(value), None) if isinstance(value, list) else value
+    if isinstance(first, str | None):
+        return first or ""
+    raise UsageError(f"the column {column} holds {type(first).__name__}, not text: name the captions' column")
 
 
 def storybook_captions(split: Split = "train", start: int = 0) -> Iterator[Caption]:
@@ -75,13 +105,13 @@ class CaptionFilter:
 
     Args:
         language: an ISO 639-1 code, or None for any. A caption is dropped when another language is more than
-            30 times as likely; names and single words, which say little of their language, stay.
+            30 times as likely; names, which say little of their language, stay.
         min_chars: characters that a caption has at least.
         max_chars: characters that a caption has at most.
 
     Attributes:
-        counts: "kept", and each reason to drop: "too short", "too long", "unsafe", "repeated caption",
-            "repeated URL", "other language".
+        counts: "kept", and each reason to drop: "too short", "too long", those of `noise`, "unsafe",
+            "other language", "repeated caption", "repeated URL".
 
     Raises:
         UsageError: the language is not known.
@@ -111,6 +141,8 @@ class CaptionFilter:
             return "too short"
         if len(caption.text) > self.max_chars:
             return "too long"
+        if reason := noise(caption.text):
+            return reason
         if unsafe(caption.text):
             return "unsafe"
         if self._language_differs(caption.text):

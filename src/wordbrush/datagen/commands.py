@@ -228,8 +228,9 @@ def push_data(
     folder: Annotated[Path, typer.Argument(help="A data set in parquet, with its README.md.")],
     repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
     private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
+    license: Annotated[str | None, typer.Option(help="For the card, such as cc-by-4.0.")] = None,
 ) -> None:
-    """Upload a data set to the hub, and print its address."""
+    """Upload a data set to the hub in the place of an earlier one, and print its address."""
     from wordbrush.data.hub import push
 
-    print(push(folder, repo, private=private))
+    print(push(folder, repo, private=private, license=license))

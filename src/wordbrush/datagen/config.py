@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from wordbrush.datagen.checks import MAX_CHARS
 from wordbrush.datagen.endpoint import EndpointSettings
 from wordbrush.datagen.filters import Thresholds
 from wordbrush.datagen.grounded import GroundedSettings
@@ -98,7 +99,9 @@ class WrittenTriplets(_Triplets):
     """Triplets that a language model writes for captions: `endpoint` or `local`, one of the two."""
 
     source: Literal["writer"]
-    captions: str = Field(description="storybook; a file of text, JSONL or parquet; a folder or hub data set")
+    captions: str = Field(
+        description="storybook; a file of text, CSV, JSON or parquet; a folder or hub data set"
+    )
     count: int = Field(ge=1, description="captions to write for, after the filter of captions")
     captions_split: str = Field(default="train", description="of the data set of captions")
     column: str | None = Field(
@@ -108,6 +111,12 @@ class WrittenTriplets(_Triplets):
         default=(),
         description="Emu Edit's tasks, in turn, one a caption; none: any edit, as for InstructPix2Pix",
     )
+    shuffle: bool = Field(
+        default=False, description="a permutation of all captions of a file or data set; else its own order"
+    )
+    shuffle_seed: int = Field(default=0, ge=0, description="of that permutation")
+    min_chars: int = Field(default=3, ge=1, description="of a caption, at least")
+    max_chars: int = Field(default=MAX_CHARS, ge=1, le=MAX_CHARS, description="of a caption, at most")
     language: str = Field(default="en", description="ISO 639-1 code of the captions to keep; '' for all")
     endpoint: EndpointSettings | None = Field(default=None, description="an OpenAI-compatible endpoint")
     examples: Path | None = Field(default=None, description="triplets (JSONL) that an endpoint is shown")
@@ -119,6 +128,8 @@ class WrittenTriplets(_Triplets):
             raise ValueError("give either [triplets.endpoint] or [triplets.local]")
         if unknown := sorted(set(self.tasks) - set(TASKS)):
             raise ValueError(f"no task {unknown[0]!r}: one of {', '.join(TASKS)}")
+        if self.min_chars > self.max_chars:
+            raise ValueError("min_chars is more than max_chars")
         return self
 
     @property

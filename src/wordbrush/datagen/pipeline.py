@@ -262,8 +262,15 @@ def _read_captions(settings: WrittenTriplets) -> Captions:
     if settings.captions == "storybook":
         captions = storybook_captions()
     else:
-        captions = read_captions(settings.captions, split=settings.captions_split, column=settings.column)
-    keep = CaptionFilter(settings.language or None)
+        captions = read_captions(
+            settings.captions,
+            split=settings.captions_split,
+            column=settings.column,
+            shuffle_seed=settings.shuffle_seed if settings.shuffle else None,
+        )
+    keep = CaptionFilter(
+        settings.language or None, min_chars=settings.min_chars, max_chars=settings.max_chars
+    )
     kept = list(islice(keep(captions), settings.count))
     if settings.tasks:
         kept = [c.model_copy(update={"task": t}) for c, t in zip(kept, cycle(settings.tasks), strict=False)]
