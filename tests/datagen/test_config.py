@@ -18,7 +18,7 @@ from wordbrush.datagen.config import (
     identity,
     read_config,
 )
-from wordbrush.datagen.endpoint import EndpointSettings
+from wordbrush.datagen.endpoint_client import EndpointSettings
 from wordbrush.datagen.filters import PREDICATES, Thresholds
 from wordbrush.datagen.grounded import GroundedSettings
 from wordbrush.datagen.painting import PairSettings
@@ -79,7 +79,7 @@ def test_how_an_endpoint_is_asked_decides_no_row():
         return identity(Config.model_validate({"triplets": source}))
 
     slowly: dict[str, Any] = {"concurrency": 1, "requests_per_minute": 9, "timeout": 5, "input_price": 3}
-    assert asks(base_url="http://other/v1", **slowly) == asks()
+    assert asks(base_url="http://other/v1", patience=60, journal="answers.jsonl", **slowly) == asks()
     for change in ({"model": "n"}, {"num_examples": 3}, {"options": {"temperature": 0}}, {"seed": 1}):
         assert asks(**change) != asks()
 

@@ -1,5 +1,6 @@
 """The endpoint writer over real HTTP, against a small server that behaves well and badly."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -8,13 +9,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from wordbrush.datagen.endpoint import EndpointError, EndpointSettings, EndpointWriter
+from wordbrush.datagen.endpoint import EndpointWriter, Usage
+from wordbrush.datagen.endpoint_client import REFUSED, TIMED_OUT, EndpointError, EndpointSettings
 from wordbrush.datagen.instructions import Rejected
 from wordbrush.errors import UsageError
 from wordbrush.tasks import TASKS
@@ -73,6 +78,10 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may go before it is answered
+            super().handle_error(request, client_address)
 
     def counts(self) -> Counter[str]:
         """How often each caption was asked about."""
@@ -172,11 +181,14 @@ def test_an_answer_about_things_that_are_not_there_is_asked_for_anew(server: Ser
 
 def test_tokens_are_counted_and_cost_what_the_settings_say(server: Server, tmp_path: Path):
     prices: dict[str, Any] = {"input_price": 2.0, "output_price": 10.0}
-    first = writer(server, tmp_path, **prices)
     server.script = [chat("no json")]
-    first.write(CAPTIONS[:4])
-    assert first.usage == (500, 100, pytest.approx((500 * 2 + 100 * 10) / 1e6))
-    assert writer(server, tmp_path, **prices).usage == first.usage  # the journal remembers
+    blocks = CAPTIONS[:3], CAPTIONS[3:4]
+    first = list(writer(server, tmp_path, **prices).write_blocks(blocks))
+    total = sum((block.usage for block in first), Usage())
+    assert total == Usage(500, 100, pytest.approx((500 * 2 + 100 * 10) / 1e6))
+    assert total.as_text() == "500 tokens read, 100 written, cost 0.00"
+    again = {block.number: block for block in writer(server, tmp_path, **prices).write_blocks(blocks)}
+    assert again == {block.number: block for block in first} and len(server.requests) == 5
 
 
 def test_too_many_requests_wait_as_long_as_the_server_says(server: Server, tmp_path: Path):
@@ -191,11 +203,29 @@ def test_a_server_error_is_tried_again_after_a_while(server: Server, tmp_path: P
     assert len(server.times) == 2 and server.times[1] - server.times[0] > 0.3
 
 
-def test_a_server_that_stays_broken_stops_the_run_after_four_tries(server: Server, tmp_path: Path):
+def test_a_server_that_is_away_for_longer_than_openais_client_waits_is_asked_again(
+    server: Server, tmp_path: Path
+):
+    server.script = [(503, {"Retry-After-Ms": "1"}, "{}")] * 30
+    assert writer(server, tmp_path).write(CAPTIONS[:1]) == [expected(CAPTIONS[0])]
+    assert len(server.requests) == 31
+
+
+def test_a_server_that_stays_broken_stops_the_run_when_patience_is_over(server: Server, tmp_path: Path):
     server.answer = lambda _: (503, {"Retry-After-Ms": "10"}, "{}")
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1.*503.*run again") as caught:
+        writer(server, tmp_path, patience=0.005).write(CAPTIONS[:1])
+    assert 2 <= len(server.requests) <= 31 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["301", "inf", format_datetime(datetime.now(UTC) + timedelta(hours=1))])
+def test_a_server_that_asks_for_more_patience_than_there_is_stops_the_run_at_once(
+    server: Server, tmp_path: Path, asked: str
+):
+    server.answer = lambda _: (429, {"Retry-After": asked}, "{}")
+    with pytest.raises(EndpointError, match="429"):
         writer(server, tmp_path).write(CAPTIONS[:1])
-    assert len(server.requests) == 4 and "\n" not in str(caught.value)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,12 +262,73 @@ def test_what_is_no_such_api_is_an_error_and_not_a_rejection(server: Server, tmp
     assert writer(server, tmp_path).write(CAPTIONS[:1]) == [expected(CAPTIONS[0])]
 
 
-def test_a_refused_caption_is_rejected_and_asked_again_by_the_next_run(server: Server, tmp_path: Path):
-    refusal = json.dumps({"error": {"message": "content filter", "code": "content_filter"}})
-    server.script = [(400, {}, refusal)]
-    (rejected,) = writer(server, tmp_path).write(CAPTIONS[:1])
-    assert isinstance(rejected, Rejected) and "content filter" in rejected.reason
-    assert writer(server, tmp_path).write(CAPTIONS[:1]) == [expected(CAPTIONS[0])]
+def refusal(status: int) -> Reply:
+    return status, {}, json.dumps({"error": {"message": "content filter, request id 17"}})
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_caption_is_rejected_once_for_all(server: Server, tmp_path: Path, status: int):
+    refused = CAPTIONS[2].text
+    server.answer = lambda request: refusal(status) if asked(request) == refused else edits(request)
+    outcomes = [expected(caption) for caption in CAPTIONS]
+    for _ in range(2):
+        written = writer(server, tmp_path).write(CAPTIONS)
+        assert written == [*outcomes[:2], Rejected(CAPTIONS[2], REFUSED), *outcomes[3:]]
+        assert len(server.requests) == 12 and server.counts()[refused] == 1
+
+
+def test_the_tokens_of_tries_before_a_refusal_count(server: Server, tmp_path: Path):
+    writer(server, tmp_path).write(CAPTIONS[:1])
+    server.script = [chat("no json"), refusal(400)]
+    (block,) = writer(server, tmp_path).write_blocks([CAPTIONS[1:2]])
+    assert block.outcomes == [Rejected(CAPTIONS[1], REFUSED)]
+    assert (block.usage.input_tokens, block.usage.output_tokens) == (100, 20)
+
+
+def test_a_caption_that_is_never_answered_in_time_is_rejected_once_for_all(server: Server, tmp_path: Path):
+    slow, released = CAPTIONS[1].text, threading.Event()
+
+    def late(request: dict[str, Any]) -> Reply:
+        if asked(request) == slow:
+            released.wait(60)
+        return edits(request)
+
+    server.answer = late
+    for _ in range(2):
+        written = writer(server, tmp_path, timeout=0.5).write(CAPTIONS[:3])
+        assert written == [expected(CAPTIONS[0]), Rejected(CAPTIONS[1], TIMED_OUT), expected(CAPTIONS[2])]
+        assert server.counts()[slow] == 4
+    released.set()
+
+
+def test_a_server_that_refuses_a_whole_block_is_an_error_and_nothing_of_it_is_kept(
+    server: Server, tmp_path: Path
+):
+    good, bad = CAPTIONS[:4], CAPTIONS[4:]
+    assert writer(server, tmp_path).write(good) == [expected(caption) for caption in good]
+    kept = (tmp_path / "journal.jsonl").read_bytes()
+    server.answer = lambda _: refusal(400)
+    with pytest.raises(EndpointError, match="none of 8 requests .*content filter, request id 17.*mend"):
+        writer(server, tmp_path).write(bad)
+    with pytest.raises(EndpointError, match="none of 8 requests"):
+        writer(server, tmp_path).write(CAPTIONS)  # also where an earlier run was stopped within the block
+    assert (tmp_path / "journal.jsonl").read_bytes() == kept
+    server.answer = edits
+    assert writer(server, tmp_path).write(CAPTIONS) == [expected(caption) for caption in CAPTIONS]
+
+
+def test_a_server_that_never_answered_is_at_fault_however_few_were_asked(server: Server, tmp_path: Path):
+    server.answer = lambda _: refusal(422)
+    with pytest.raises(EndpointError, match="none of 2 requests"):
+        writer(server, tmp_path).write(CAPTIONS[:2])
+
+
+def test_the_refused_rest_of_a_block_that_was_answered_before_is_rejected(server: Server, tmp_path: Path):
+    more = [*CAPTIONS, *(Caption(text=f"a dog in park {number}") for number in range(8))]
+    writer(server, tmp_path).write(CAPTIONS)
+    server.answer = lambda _: refusal(400)
+    written = writer(server, tmp_path).write(more)
+    assert [isinstance(outcome, Rejected) for outcome in written] == [False] * 12 + [True] * 8
 
 
 def test_a_wrong_key_is_one_clear_line_and_is_not_repeated(server: Server, tmp_path: Path):
@@ -247,11 +338,8 @@ def test_a_wrong_key_is_one_clear_line_and_is_not_repeated(server: Server, tmp_p
     assert len(server.requests) < 12 and "\n" not in str(caught.value)
 
 
-def test_a_port_without_a_server_is_one_clear_line(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    dead = EndpointSettings(model="m", base_url="http://127.0.0.1:1/v1")
+def test_a_port_without_a_server_is_one_clear_line(server: Server, tmp_path: Path):
+    dead = EndpointSettings(model="m", base_url="http://127.0.0.1:1/v1", patience=0)
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1:1/v1.*Connection"):
         EndpointWriter(dead, EXAMPLES, tmp_path / "journal.jsonl").write(CAPTIONS[:1])
 
@@ -297,7 +385,7 @@ def test_another_file_is_not_taken_for_a_journal_and_stays_as_it_is(
 ):
     (tmp_path / "journal.jsonl").write_text(notes)
     with pytest.raises(UsageError, match="no journal"):
-        writer(server, tmp_path)
+        writer(server, tmp_path).write(CAPTIONS)
     assert (tmp_path / "journal.jsonl").read_text() == notes
 
 
@@ -305,7 +393,8 @@ _RUN = """
 import sys
 from pathlib import Path
 from tests.datagen.test_endpoint import CAPTIONS, EXAMPLES
-from wordbrush.datagen.endpoint import EndpointSettings, EndpointWriter
+from wordbrush.datagen.endpoint import EndpointWriter
+from wordbrush.datagen.endpoint_client import EndpointSettings
 settings = EndpointSettings(model="m", base_url=sys.argv[1], concurrency=2)
 EndpointWriter(settings, EXAMPLES, Path(sys.argv[2]) / "journal.jsonl").write(CAPTIONS)
 """
@@ -331,6 +420,63 @@ def test_killed_and_run_again_it_repeats_no_answer(server: Server, tmp_path: Pat
     assert written == [expected(caption) for caption in CAPTIONS]
     again = server.counts() - before
     assert not set(kept) & set(again) and len(kept) + len(again) == len(CAPTIONS)
+
+
+def test_a_journal_is_of_one_process_at_a_time(server: Server, tmp_path: Path):
+    with (
+        FileLock(tmp_path / "journal.jsonl.lock"),
+        pytest.raises(UsageError, match=r"another run writes to .*journal\.jsonl: wait"),
+    ):
+        writer(server, tmp_path).write(CAPTIONS)
+
+
+def test_it_can_be_interrupted_while_it_waits_for_a_server(server: Server, tmp_path: Path):
+    never = threading.Event()
+
+    def busy(request: dict[str, Any]) -> Reply:  # one waits for its answer, one for a server that is busy
+        if asked(request) == CAPTIONS[0].text:
+            never.wait(60)
+        return 503, {"Retry-After": "200"}, "{}"
+
+    server.answer = busy
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUN, server.url, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and len(server.requests) < 2:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    never.set()
+    assert said.strip().endswith("KeyboardInterrupt") and "never retrieved" not in said
+
+
+def test_a_block_does_not_wait_for_a_slow_answer_to_another(server: Server, tmp_path: Path):
+    blocks = [CAPTIONS[start : start + 2] for start in range(0, 12, 2)]
+    last = threading.Event()
+
+    def slow(request: dict[str, Any]) -> Reply:
+        if asked(request) == CAPTIONS[0].text:  # is answered after all others
+            assert last.wait(60)
+        return edits(request)
+
+    server.answer = slow
+    found = []
+    for block in writer(server, tmp_path, concurrency=2).write_blocks(blocks):
+        found.append(block.number)
+        assert block.outcomes == [expected(caption) for caption in blocks[block.number]]
+        if len(found) == 5:
+            last.set()
+    assert found[-1] == 0 and sorted(found) == list(range(6))
+
+
+def test_failures_of_many_blocks_at_a_time_are_one_error(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    server.answer = lambda _: (401, {}, "{}")
+    with pytest.raises(EndpointError, match="401"):
+        list(writer(server, tmp_path).write_blocks([[caption] for caption in CAPTIONS]))
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_requests_keep_their_distance(server: Server, tmp_path: Path):

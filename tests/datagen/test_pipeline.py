@@ -23,13 +23,15 @@ from filelock import FileLock
 from rich.console import Console
 
 from tests.datagen.engine import configure, save_models, save_sentence_encoder, to_toml, triplets
-from tests.datagen.test_endpoint import Server, edits, server  # noqa: F401
+from tests.datagen.test_endpoint import Server, chat, edits, server  # noqa: F401
 from wordbrush.cli import main
 from wordbrush.data.rows import SCORES, decode
 from wordbrush.data.sources import open_parts, read_rows
 from wordbrush.datagen import pipeline
 from wordbrush.datagen.config import Config, StorybookTriplets, identity
 from wordbrush.datagen.draws import read_draws
+from wordbrush.datagen.endpoint import Usage
+from wordbrush.datagen.endpoint_client import EndpointError
 from wordbrush.datagen.filters import Funnel, Thresholds
 from wordbrush.datagen.painting import Draw, Painter, draw_samples
 from wordbrush.datagen.pairs import PairGenerator
@@ -464,6 +466,21 @@ def test_the_storybook_gives_triplets_of_its_own():
     assert drawn[:7] == list(storybook_triplets(settings.model_copy(update={"count": 7})))
 
 
+WITH_DOGS = ("child", "violin", "red car", "boat", "cup", "tree")
+
+
+def asking(server: Server, folder: Path, **endpoint: Any) -> dict[str, Any]:  # noqa: F811
+    """Triplets of six captions, by an endpoint."""
+    (folder / "captions.txt").write_text("".join(f"a {name} with a dog\n" for name in WITH_DOGS))
+    return {
+        "source": "writer",
+        "captions": str(folder / "captions.txt"),
+        "count": 6,
+        "language": "",
+        "endpoint": {"model": "m", "base_url": server.url} | endpoint,
+    }
+
+
 def test_a_writer_goes_on_where_it_was(
     models: dict[str, str],
     tmp_path: Path,
@@ -471,17 +488,7 @@ def test_a_writer_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(pipeline, "BLOCK", 4)
-    (tmp_path / "captions.txt").write_text(
-        "".join(f"a {name} with a dog\n" for name in ("child", "violin", "red car", "boat", "cup", "tree"))
-    )
-    source = {
-        "source": "writer",
-        "captions": str(tmp_path / "captions.txt"),
-        "count": 6,
-        "language": "",
-        "endpoint": {"model": "m", "base_url": server.url, "input_price": 10, "output_price": 20},
-    }
-    config = configure(models, source)
+    config = configure(models, asking(server, tmp_path, input_price=10, output_price=20))
     runners = choose_runners(config, ray=False)
 
     def killed(build: Build, records: Sequence[Record]) -> Iterator[Record]:
@@ -493,7 +500,62 @@ def test_a_writer_goes_on_where_it_was(
     made = make(config, tmp_path / "set", runners, QUIET)
     assert set(server.counts().values()) == {1} and len(server.requests) == 6  # no caption was asked twice
     assert made.captions == {"kept": 6} and made.triplets == {"kept": 6}
+    assert made.usage == Usage(600, 120, pytest.approx((600 * 10 + 120 * 20) / 1e6))
+    assert "endpoint: 600 tokens read, 120 written, cost 0.01" in made.as_text().splitlines()
+    about = json.loads((tmp_path / "set" / "run.json").read_text())
+    assert about["usage"] == {"input_tokens": 600, "output_tokens": 120, "cost": made.usage.cost}
     assert [row.edit for row in read_triplets(tmp_path / "set" / "triplets.jsonl")] == ["make it a cat"] * 6
+
+
+def test_after_a_server_that_was_set_up_wrongly_is_mended_the_same_command_goes_on(
+    models: dict[str, str],
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pipeline, "BLOCK", 4)
+    config, folder = configure(models, asking(server, tmp_path)), tmp_path / "set"
+    runners = choose_runners(config, ray=False)
+    server.answer = lambda _: (400, {}, '{"error": {"message": "no guided decoding"}}')
+    with pytest.raises(EndpointError, match="no guided decoding"):
+        make(config, folder, runners, QUIET)
+    assert not list(work(folder).rglob("0*.json")) and not (work(folder) / "units.json").exists()
+    assert not (work(folder) / "written" / "journal.jsonl").read_bytes()
+    server.answer = edits
+    assert make(config, folder, runners, QUIET).triplets == {"kept": 6}
+
+
+def test_without_triplets_it_says_where_they_went_and_keeps_no_empty_list(
+    models: dict[str, str],
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+):
+    config = configure(models, asking(server, tmp_path))
+    server.answer = lambda _: chat("I am sorry")
+    for _ in range(2):
+        with pytest.raises(
+            UsageError, match=r"captions: 6 kept; triplets: 0 kept, 6 malformed: not the JSON"
+        ):
+            list_units(config, tmp_path, choose_runners(config, ray=False).instructions, QUIET)
+        assert not (tmp_path / "units.json").exists() and len(server.requests) == 6 * 4
+
+
+def test_runs_may_share_a_journal_and_one_goes_on_with_it_elsewhere(
+    models: dict[str, str],
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+):
+    shared, told = asking(server, tmp_path, journal=str(tmp_path / "answers" / "all.jsonl")), io.StringIO()
+    found = []
+    for name, pairs in (("one", {}), ("two", {"samples": 5})):
+        config = configure(models, shared, pairs=pairs)
+        (tmp_path / name).mkdir()
+        run = choose_runners(config, ray=False).instructions
+        found.append(list_units(config, tmp_path / name, run, Display(Console(file=told), every=0)))
+    assert len(server.requests) == 6 and found[0] == found[1]
+    assert found[1].usage == Usage(600, 120, 0.0) and "; 600 tokens read, 120 written" in told.getvalue()
+    assert not list(tmp_path.rglob("journal.jsonl"))
+    assert identity(config) == identity(configure(models, asking(server, tmp_path), pairs=pairs))
 
 
 def test_a_dry_run_tells_what_it_takes_and_leaves_nothing(

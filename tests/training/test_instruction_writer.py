@@ -1,6 +1,7 @@
 """The recipe of the instruction writer: what it learns from, its loss, from scratch and by LoRA."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import default_collate
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from wordbrush.cli import app
@@ -19,7 +20,9 @@ from wordbrush.errors import UsageError
 from wordbrush.training.instruction_writer import (
     Config,
     InstructionWriterRecipe,
+    TokenisedTriplets,
     draw_from,
+    held_out,
     main,
     read_rows,
     storybook_triplet,
@@ -56,12 +59,45 @@ def test_storybook_triplets_repeat_and_are_flawless():
     assert not any(map(row_flaw, rows))
 
 
-def test_every_row_of_the_files_is_drawn(data: Path, tmp_path: Path):
-    more = [Triplet(caption="a", edit="b", output="c")]
+def numbered(count: int) -> list[Triplet]:
+    return [
+        Triplet(caption=f"a dog {n}", edit=f"make it {n + 1}", output=f"a dog {n + 1}") for n in range(count)
+    ]
+
+
+def test_each_pass_takes_every_row_of_the_files_once(data: Path, tmp_path: Path):
+    more = numbered(9)
     write_triplets(tmp_path / "more.jsonl", more)
-    draw = draw_from(read_rows([data, tmp_path / "more.jsonl"]))
-    assert {draw(i) for i in range(60)} == {*ROWS, *more}
-    assert [draw(i) for i in range(60)] == [draw(i) for i in range(60)]
+    rows = read_rows([data, tmp_path / "more.jsonl"])
+    draw = draw_from(rows, seed=0)
+    passes = [[draw(i) for i in range(start, start + 12)] for start in (0, 12, 24)]
+    assert all(len(found) == len(set(found)) and {*found} == {*ROWS, *more} for found in passes)
+    assert len({tuple(found) for found in passes}) == 3
+    assert [draw_from(rows, seed=0)(i) for i in reversed(range(36))] == sum(passes, [])[::-1]
+    assert [draw_from(rows, seed=1)(i) for i in range(12)] != passes[0]
+
+
+def test_a_twentieth_of_the_rows_is_held_out():
+    rows = numbered(700)
+    for count, expected in ((19, 0), (20, 1), (29, 1), (700, 35)):
+        train, rest = held_out(rows[:count], seed=0)
+        assert len(rest) == expected and not {*train} & {*rest} and {*train, *rest} == {*rows[:count]}
+    assert held_out(rows, seed=0) == held_out(rows, seed=0) != held_out(rows, seed=1)
+
+
+def test_passes_say_how_many_steps_there_are(tmp_path: Path):
+    write_triplets(tmp_path / "rows.jsonl", numbered(100))
+    files: dict[str, Any] = {"data": [tmp_path / "rows.jsonl"]} | SMALL | {"warmup_steps": 50}
+
+    def steps(**settings: Any) -> tuple[int, int]:
+        config = InstructionWriterRecipe(Config(output=tmp_path, **settings)).config
+        return config.steps, config.warmup_steps
+
+    assert steps(**files) == (5, 0)  # of three passes over 95 rows
+    assert steps(**files, epochs=20, batch_size=8, accumulation=2) == (119, 11)
+    assert steps(**files, epochs=80, batch_size=8) == (950, 50)
+    assert steps(**files, steps=7) == (7, 50) and steps(**files, steps=6000) == (6000, 50)
+    assert steps(**SMALL, epochs=1) == (6000, 5)  # the storybook never ends
 
 
 def test_files_without_rows_are_refused(tmp_path: Path):
@@ -130,6 +166,27 @@ def test_from_scratch_it_writes_the_triplets_back(base: Path):
     assert written(base) == ROWS
 
 
+def test_the_loss_of_held_out_rows_is_written_down_after_each_pass(tmp_path: Path):
+    write_triplets(tmp_path / "rows.jsonl", numbered(44))
+    config = Config(output=tmp_path, data=[tmp_path / "rows.jsonl"], batch_size=8, **SMALL)
+    main(config)
+    log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["passes"]) for row in log] == [(6, 1.14), (11, 2.1), (16, 3.05)]
+    recipe = InstructionWriterRecipe(config)
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model").train()
+    samples = TokenisedTriplets(lambda i: recipe.held_out[i], recipe.tokenizer, 96)
+    assert len(recipe.held_out) == 2
+    with torch.no_grad():
+        expected = recipe.losses(trained, default_collate([samples[0], samples[1]]))
+    assert recipe.measure(trained) == {name: pytest.approx(float(x)) for name, x in expected.items()}
+    assert log[-1]["loss"] == pytest.approx(float(expected["loss"]), abs=1e-4) and trained.training
+
+
+def test_without_files_nothing_is_held_out(tmp_path: Path):
+    main(Config(output=tmp_path, steps=1, batch_size=2, **SMALL))
+    assert not (tmp_path / "validation.jsonl").exists() and (tmp_path / "model").exists()
+
+
 def test_lora_teaches_a_given_model_other_triplets_and_leaves_its_weights_alone(base: Path, tmp_path: Path):
     def digest() -> str:
         return hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
@@ -153,4 +210,4 @@ def test_lora_teaches_a_given_model_other_triplets_and_leaves_its_weights_alone(
 
 def test_its_settings_are_flags():
     result = CliRunner().invoke(app, ["train", "instruction-writer", "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0 and all(f in result.output for f in ("--model", "--data", "--lora-rank"))
+    assert result.exit_code == 0 and all(f in result.output for f in ("--model", "--data", "--epochs"))

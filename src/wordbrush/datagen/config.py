@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wordbrush.datagen.checks import MAX_CHARS
-from wordbrush.datagen.endpoint import EndpointSettings
+from wordbrush.datagen.endpoint_client import EndpointSettings
 from wordbrush.datagen.filters import Thresholds
 from wordbrush.datagen.grounded import GroundedSettings
 from wordbrush.datagen.local_writer import Sampling
@@ -25,7 +25,8 @@ _CHANGES_NO_ROW = {
     "engine": {"workers", "price_per_hour"},
     "triplets": {
         "endpoint": {
-            "base_url", "concurrency", "requests_per_minute", "timeout", "input_price", "output_price"
+            "base_url", "concurrency", "requests_per_minute", "timeout", "patience", "journal",
+            "input_price", "output_price",
         }
     },
 }  # fmt: skip
@@ -182,8 +183,8 @@ def read_config(path: Path) -> Config:
 def identity(config: Config) -> dict[str, Any]:
     """What decides the rows of a run, as JSON: its settings, and the contents of its files and models.
 
-    A model of the hub goes by its name. Where an endpoint is, how fast it is asked and what anything costs
-    are left out: a run may go on with other ones.
+    A model of the hub goes by its name. Where an endpoint is, how fast it is asked, where its answers are
+    kept and what anything costs are left out: a run may go on with other ones.
 
     Raises:
         ModelError: An embedded model is missing.

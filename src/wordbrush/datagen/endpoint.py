@@ -2,62 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
 import random
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from filelock import FileLock, Timeout
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, Field, ValidationError
 
+from wordbrush.datagen.endpoint_client import EndpointClient, EndpointError, EndpointSettings, RequestError
 from wordbrush.datagen.instructions import TRIES, Rejected, judge, unfit
 from wordbrush.datagen.prompts import SHOWN, system_prompt, vary_verb
-from wordbrush.errors import MissingExtraError, OutputError, UsageError, WordbrushError, one_line
+from wordbrush.errors import OutputError, UsageError
 from wordbrush.triplets import Caption, GroundedEdit, Triplet, WrittenEdit
 
-try:
-    import openai
-    from openai.types.chat import ChatCompletion
-except ModuleNotFoundError as error:
-    raise MissingExtraError("an endpoint", "data") from error
+_ENOUGH = 8
+"""Captions of a block, all refused, by which a server that is set up wrongly is known."""
+_AHEAD = 4
+"""Blocks that are under way besides those that `concurrency` fills: some wait for their last answer."""
+
+Outcome = Triplet | Rejected
 
 
-class EndpointError(WordbrushError):
-    """The endpoint cannot be reached, or refuses to work."""
-
-
-class EndpointSettings(BaseModel):
-    """Where to ask, how, how fast, and at what price. The key, if one is needed, is in OPENAI_API_KEY."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    base_url: str | None = Field(default=None, description="default OPENAI_BASE_URL, then OpenAI's own")
-    options: dict[str, Any] = Field(
-        default={"temperature": 0.7, "max_tokens": 256, "frequency_penalty": 0.1},
-        description="further fields of each request; some models know other ones",
-    )
-    num_examples: int = Field(default=8, ge=0, description="triplets shown before each caption, drawn for it")
-    seed: int = Field(default=0, description="of the draw of the examples")
-    concurrency: int = Field(default=8, ge=1, description="requests under way at a time")
-    requests_per_minute: float | None = Field(default=None, gt=0, description="none: no limit")
-    timeout: float = Field(default=120.0, gt=0, description="seconds until a request is given up")
-    input_price: float = Field(default=0.0, ge=0, description="of a million tokens")
-    output_price: float = Field(default=0.0, ge=0, description="of a million tokens")
-
-
-class Usage(NamedTuple):
+@dataclass(frozen=True)
+class Usage:
     """Tokens, and what they cost in the currency of the prices."""
 
-    input_tokens: int
-    output_tokens: int
-    cost: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cost + other.cost,
+        )
+
+    def as_text(self) -> str:
+        """On one line."""
+        return f"{self.input_tokens:,} tokens read, {self.output_tokens:,} written, cost {self.cost:,.2f}"
+
+
+@dataclass(frozen=True)
+class WrittenBlock:
+    """A block of captions by its number, an outcome for each caption, and the tokens of all their answers."""
+
+    number: int
+    outcomes: list[Outcome]
+    usage: Usage
 
 
 class Answer(BaseModel):
@@ -82,7 +84,7 @@ class Answer(BaseModel):
 
 
 class Journal:
-    """Answers in a JSONL file, each on the disk before the next is taken; for one process at a time.
+    """Answers in a JSONL file, each on the disk before it counts; of one process at a time, see `journal_of`.
 
     Raises:
         UsageError: the file is something else.
@@ -90,9 +92,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, threading.Lock()
+        self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
             *lines, half = content.split(b"\n")  # a kill can leave half a line
             answers = _parse(path, lines, half)
@@ -102,16 +103,31 @@ class Journal:
         self.answers = {answer.request: answer for answer in answers}
 
     def add(self, answer: Answer) -> None:
-        """Write an answer down; from any thread."""
-        with self._lock:
-            try:
-                with self.path.open("ab") as file:
-                    file.write(answer.model_dump_json().encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
-            self.answers[answer.request] = answer
+        """Write an answer down."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(answer.model_dump_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        self.answers[answer.request] = answer
+
+
+@contextmanager
+def journal_of(path: Path) -> Generator[Journal]:
+    """The journal in a file, which is this process's alone meanwhile.
+
+    Raises:
+        UsageError: another process has it, or the file is something else.
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
+            yield Journal(path)
+    except Timeout as error:
+        raise UsageError(f"another run writes to {path}: wait for it, or name another journal") from error
 
 
 def _parse(path: Path, lines: list[bytes], half: bytes) -> list[Answer]:
@@ -124,26 +140,10 @@ def _parse(path: Path, lines: list[bytes], half: bytes) -> list[Answer]:
         raise UsageError(f"{path} is no journal of an endpoint: name another file") from error
 
 
-class _RateLimit:
-    """Lets requests go at even distances; from any thread."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._distance = 60.0 / per_minute if per_minute else 0.0
-        self._next, self._lock = 0.0, threading.Lock()
-
-    def wait(self, _request: object) -> None:
-        with self._lock:
-            mine = max(self._next, time.monotonic())
-            self._next = mine + self._distance
-        time.sleep(max(0.0, mine - time.monotonic()))
-
-
 class EndpointWriter:
-    """Asks an endpoint for JSON of a given schema, and never twice for the same.
+    """Asks an endpoint for JSON of a given schema; for what the journal has an answer to, it does not ask.
 
-    Failures of transport (no connection, time-out, 429, 5xx) are repeated by OpenAI's client: up to four
-    tries, with growing waits or as long as the server's Retry-After says. An answer that is rejected is asked
-    for anew, up to `TRIES` times.
+    An answer that is rejected is asked for anew, up to `TRIES` times.
 
     Args:
         settings: where and how to ask.
@@ -153,47 +153,89 @@ class EndpointWriter:
     """
 
     def __init__(self, settings: EndpointSettings, examples: Sequence[Triplet], journal: Path) -> None:
-        self.settings, self.examples, self.journal = settings, examples, Journal(journal)
-        limit = _RateLimit(settings.requests_per_minute)
-        self._client = openai.OpenAI(
-            base_url=settings.base_url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",  # local servers want none
-            max_retries=TRIES - 1,
-            timeout=settings.timeout,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [limit.wait]}),
-        )
+        self.settings, self.examples, self.journal = settings, examples, journal
 
-    @property
-    def usage(self) -> Usage:
-        """Of all answers in the journal, this run's and earlier ones'."""
-        answers = list(self.journal.answers.values())
-        read = sum(answer.input_tokens for answer in answers)
-        written = sum(answer.output_tokens for answer in answers)
-        cost = (read * self.settings.input_price + written * self.settings.output_price) / 1e6
-        return Usage(read, written, cost)
-
-    def write(self, captions: Sequence[Caption]) -> list[Triplet | Rejected]:
+    def write(self, captions: Sequence[Caption]) -> list[Outcome]:
         """One outcome for each caption, in their order.
 
         Raises:
             EndpointError: the endpoint does not work; what it answered before is in the journal.
         """
+        (block,) = self.write_blocks([captions])
+        return block.outcomes
+
+    def write_blocks(self, blocks: Sequence[Sequence[Caption]]) -> Generator[WrittenBlock]:
+        """Blocks of captions in the order in which they are done: none waits for a slow answer to another.
+
+        Raises:
+            EndpointError: the endpoint does not work, or refuses a whole block; what it answered is in the
+                journal, and the refusals of blocks that are not done are not.
+        """
+        with journal_of(self.journal) as journal, asyncio.Runner() as runner:
+            written = self._write_blocks(journal, blocks)
+            while (block := runner.run(_next(written))) is not None:
+                yield block
+
+    async def _write_blocks(
+        self, journal: Journal, blocks: Sequence[Sequence[Caption]]
+    ) -> AsyncGenerator[WrittenBlock]:
+        waiting, most = enumerate(blocks), _AHEAD + self.settings.concurrency // max(1, len(blocks[0]))
+        turns = asyncio.Semaphore(self.settings.concurrency)
+        under_way: set[asyncio.Task[WrittenBlock]] = set()
+        async with EndpointClient(self.settings) as client:
+            try:
+                while True:
+                    for number, captions in islice(waiting, most - len(under_way)):
+                        block = self._write_block(client, turns, journal, number, captions)
+                        under_way.add(asyncio.create_task(block))
+                    if not under_way:
+                        return
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    for task in [task for task in under_way if task.done()]:
+                        yield task.result()
+                        under_way.remove(task)
+            finally:
+                for task in under_way:
+                    task.cancel()
+                await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _write_block(
+        self,
+        client: EndpointClient,
+        turns: asyncio.Semaphore,
+        journal: Journal,
+        number: int,
+        captions: Sequence[Caption],
+    ) -> WrittenBlock:
         outcomes = unfit(captions)
         requests = {i: self._request(c) for i, c in enumerate(captions) if i not in outcomes}
         keys = {i: _hash(request) for i, request in requests.items()}
-        pending = {keys[i]: (captions[i], requests[i]) for i in keys if keys[i] not in self.journal.answers}
-        answers = {answer.request: answer for answer in self._ask_all(pending)} | self.journal.answers
-        outcomes |= {i: answers[key].outcome(captions[i]) for i, key in keys.items()}
-        return [outcomes[i] for i in range(len(captions))]
+        pending = {keys[i]: i for i in keys if keys[i] not in journal.answers}
 
-    def _ask_all(self, pending: dict[str, tuple[Caption, dict[str, Any]]]) -> Iterator[Answer]:
-        pool = ThreadPoolExecutor(self.settings.concurrency)
-        try:
-            futures = [pool.submit(self._ask, key, *asked) for key, asked in pending.items()]
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        async def ask(key: str, i: int) -> _Refusal | None:
+            async with turns:
+                return await _ask(client, journal, key, captions[i], requests[i])
+
+        found = await asyncio.gather(*(ask(key, i) for key, i in pending.items()))
+        refusals = [refusal for refusal in found if refusal]
+        known = len(set(keys.values())) - len(pending)  # of an earlier run that was stopped in this block
+        enough = len(refusals) >= _ENOUGH or not journal.answers
+        if refusals and len(refusals) == len(found) > known and enough:  # it is not the captions, then
+            raise EndpointError(
+                f"{client.address} answers none of {len(refusals)} requests ({refusals[0].message}): mend "
+                "the server or [triplets.endpoint], and run again to go on"
+            )
+        for refusal in refusals:
+            journal.add(refusal.answer)
+        answers = {key: journal.answers[key] for key in keys.values()}
+        outcomes |= {i: answers[key].outcome(captions[i]) for i, key in keys.items()}
+        usage = sum((self._usage(answer) for answer in answers.values()), Usage())
+        return WrittenBlock(number, [outcomes[i] for i in range(len(captions))], usage)
+
+    def _usage(self, answer: Answer) -> Usage:
+        read, written = answer.input_tokens, answer.output_tokens
+        cost = (read * self.settings.input_price + written * self.settings.output_price) / 1e6
+        return Usage(read, written, cost)
 
     def _request(self, caption: Caption) -> dict[str, Any]:
         """The body of the request for a caption; the same whenever it is made."""
@@ -219,36 +261,37 @@ class EndpointWriter:
         count = min(self.settings.num_examples, math.ceil(SHOWN * len(known)))
         return [t.model_copy(update={"edit": vary_verb(t.edit, draw)}) for t in draw.sample(known, count)]
 
-    def _ask(self, key: str, caption: Caption, request: dict[str, Any]) -> Answer:
-        """Asks until an answer is accepted, and writes down what came last."""
-        answer = Answer(request=key, caption=caption.text)
-        for _ in range(TRIES):
-            try:
-                reply = self._complete(request)
-            except openai.BadRequestError as error:  # often a filter of contents; not journaled: ask again
-                return answer.model_copy(update={"reason": f"the endpoint refuses it ({one_line(error)})"})
-            if reply is not None:
-                answer = _with_reply(answer, caption, reply)
-            if answer.edit:
-                break
-        if not (answer.edit or answer.reason):
-            raise EndpointError(f"{self._client.base_url} does not answer as OpenAI's API does: see base_url")
-        self.journal.add(answer)
-        return answer
 
-    def _complete(self, request: dict[str, Any]) -> ChatCompletion | None:
-        """The reply; None if it is damaged."""
+async def _next(blocks: AsyncGenerator[WrittenBlock]) -> WrittenBlock | None:
+    return await anext(blocks, None)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What goes into the journal if it is a caption's fault, and what the server said."""
+
+    answer: Answer
+    message: str
+
+
+async def _ask(
+    client: EndpointClient, journal: Journal, key: str, caption: Caption, request: dict[str, Any]
+) -> _Refusal | None:
+    """Asks until an answer is accepted, and writes down what came last; a refusal is only handed back."""
+    answer = Answer(request=key, caption=caption.text)
+    for _ in range(TRIES):
         try:
-            reply = self._client.post("/chat/completions", cast_to=ChatCompletion, body=request)
-        except openai.BadRequestError:
-            raise
-        except openai.OpenAIError as error:
-            raise EndpointError(
-                f"{self._client.base_url} does not work ({one_line(error)}): run again to go on"
-            ) from error
-        except ValueError:  # a body that is no JSON
-            return None
-        return reply if isinstance(reply, ChatCompletion) and reply.choices else None  # pyright: ignore
+            reply = await client.complete(request)
+        except RequestError as error:
+            return _Refusal(answer.model_copy(update={"reason": error.reason}), str(error))
+        if reply is not None:
+            answer = _with_reply(answer, caption, reply)
+        if answer.edit:
+            break
+    if not (answer.edit or answer.reason):
+        raise EndpointError(f"{client.address} does not answer as OpenAI's API does: see base_url")
+    journal.add(answer)
+    return None
 
 
 def _with_reply(answer: Answer, caption: Caption, reply: ChatCompletion) -> Answer:

@@ -8,7 +8,7 @@ of the same bytes. (The last bits of a picture belong to the kind of processor t
 
     DIR.work/run.json         what decides the rows
     DIR.work/captions.json    captions that passed the filter of captions (of a run with a writer)
-    DIR.work/written/         their triplets, in blocks, and the journal of an endpoint
+    DIR.work/written/         their triplets, in blocks, and an endpoint's journal, if it has no other place
     DIR.work/units.json       all units, after the checks of triplets
     DIR.work/units/           the ledger
 
@@ -16,7 +16,7 @@ of the same bytes. (The last bits of a picture belong to the kind of processor t
     DIR/README.md             the card
     DIR/triplets.jsonl        all units, also those of which no pair was kept
     DIR/draws.arrow           what was drawn for every pair, see `wordbrush.datagen.draws`
-    DIR/run.json              what decided the rows, and where captions, triplets and pairs went
+    DIR/run.json              what decided the rows, where captions, triplets and pairs went, tokens
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from wordbrush.datagen.captions import CaptionFilter, read_captions, storybook_c
 from wordbrush.datagen.checks import TextDuplicates, row_flaw
 from wordbrush.datagen.config import Config, StorybookTriplets, WrittenTriplets, identity
 from wordbrush.datagen.draws import FILE, explain, joined, write_draws
+from wordbrush.datagen.endpoint import Usage
 from wordbrush.datagen.filters import Funnel
 from wordbrush.datagen.ledger import Ledger
 from wordbrush.datagen.progress import Advance, Display, funnel_text
@@ -84,10 +85,11 @@ class Unit(BaseModel):
 
 
 class Units(BaseModel):
-    """All units of a run in order, and where captions and triplets went before."""
+    """All units of a run in order, where captions and triplets went before, and what an endpoint took."""
 
     captions: dict[str, int]
     triplets: dict[str, int]
+    usage: Usage | None = None
     units: list[Unit]
 
 
@@ -100,16 +102,24 @@ class Made(BaseModel):
     pairs: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
     rows: int
+    usage: Usage | None = None
+    """Of the endpoint that wrote the triplets; also of answers that a journal had from other runs."""
 
     def as_text(self) -> str:
         """Where everything went, in a line for each stage."""
-        lines = [
-            f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
-            for name, counts in (("captions", self.captions), ("triplets", self.triplets))
-            if counts
-        ]
+        lines = _counted(captions=self.captions, triplets=self.triplets)
+        lines += [f"endpoint: {self.usage.as_text()}"] if self.usage else []
         lines += [f"{task}: {funnel_text(Funnel(**counts))}" for task, counts in self.tasks.items()]
         return "\n".join([*lines, f"pairs: {funnel_text(Funnel(**self.pairs))}"])
+
+
+def _counted(**stages: dict[str, int]) -> list[str]:
+    """A line for each stage that has counts."""
+    return [
+        f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        for name, counts in stages.items()
+        if counts
+    ]
 
 
 def make(config: Config, folder: Path, runners: Runners, display: Display) -> Made:
@@ -152,6 +162,7 @@ def make(config: Config, folder: Path, runners: Runners, display: Display) -> Ma
             pairs=asdict(funnel),
             tasks={task: asdict(counts) for task, counts in tasks.items() if task},
             rows=funnel.kept,
+            usage=units.usage,
         )
         _assemble(config, made, units, ledger, folder, display)
     shutil.rmtree(work, ignore_errors=True)
@@ -216,32 +227,40 @@ def list_units(config: Config, work: Path, run: Runner, display: Display) -> Uni
     """All units of a run; made once, and then read from `work`."""
 
     def listed() -> Units:
-        captions, triplets, rejected = _triplets(config, work, run, display)
+        captions, triplets, rejected, usage = _triplets(config, work, run, display)
         units, counts = _checked(triplets, _text_duplicates(config), display)
+        if not units:
+            where = "; ".join(_counted(captions=captions, triplets={"kept": 0} | rejected | counts))
+            raise UsageError(
+                f"there are no triplets to make pairs of ({where}): mend [triplets], and name another folder"
+            )
         if config.triplets.task_predictor:
             units = _relabelled(units, config.triplets.task_predictor)
             counts["of another task, by the predictor"] = sum(bool(unit.label) for unit in units)
-        return Units(captions=captions, triplets={"kept": len(units)} | rejected | counts, units=units)
+        return Units(
+            captions=captions,
+            triplets={"kept": len(units)} | rejected | counts,
+            usage=usage,
+            units=units,
+        )
 
-    units = _once(work / "units.json", Units, listed)
-    if not units.units:
-        raise UsageError("there are no triplets to make pairs of: see [triplets]")
-    return units
+    return _once(work / "units.json", Units, listed)
 
 
 def _triplets(
     config: Config, work: Path, run: Runner, display: Display
-) -> tuple[dict[str, int], Iterable[Triplet], dict[str, int]]:
-    """Where captions went; triplets; and why others were not written."""
+) -> tuple[dict[str, int], Iterable[Triplet], dict[str, int], Usage | None]:
+    """Where captions went; triplets; why others were not written; and what an endpoint took for them."""
     settings = config.triplets
     if isinstance(settings, StorybookTriplets):
-        return {}, storybook_triplets(settings), {}
+        return {}, storybook_triplets(settings), {}, None
     if isinstance(settings, WrittenTriplets):
         captions = _once(work / "captions.json", Captions, partial(_read_captions, settings))
         blocks = _written(settings, captions.captions, work / "written", run, display)
         rejected = sum((Counter(block.rejected) for block in blocks), Counter[str]())
-        return captions.counts, (row for block in blocks for row in block.triplets), dict(rejected)
-    return {}, read_triplets(settings.path)[: settings.count], {}
+        usage = sum((block.usage for block in blocks), Usage()) if settings.endpoint else None
+        return captions.counts, (row for block in blocks for row in block.triplets), dict(rejected), usage
+    return {}, read_triplets(settings.path)[: settings.count], {}, None
 
 
 def storybook_triplets(settings: StorybookTriplets) -> Iterator[Triplet]:
@@ -290,8 +309,10 @@ def _written(
     paths = [folder / f"{number:06d}.json" for number in range(len(blocks))]
     pending = [record for record, path in zip(records, paths, strict=True) if not path.exists()]
     with display.stage("instructions", len(records), len(records) - len(pending), "blocks") as advance:
+        usage = Usage()
         for record in run(partial(WriteInstructions, settings, folder), pending) if pending else ():
-            advance(f"cost {record['cost']:.2f}" if record["cost"] else "")
+            usage += Usage(**record["usage"])
+            advance(usage.as_text() if settings.endpoint else "")
     return [_read(path, Written) for path in paths]
 
 

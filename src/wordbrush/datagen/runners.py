@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 
 from wordbrush.datagen.config import Config, WrittenTriplets
-from wordbrush.datagen.stages import Record, Stage
+from wordbrush.datagen.stages import Record, Stage, WriteInstructions
 from wordbrush.diffusion.runtime import available_cpus, prepare_process
 from wordbrush.errors import DeviceError, MissingExtraError, WordbrushError, one_line
 
@@ -87,7 +87,8 @@ class Workers:
 
 def run_here(workers: Workers, build: Build, records: Sequence[Record]) -> Iterator[Record]:
     """One worker, and this process is it."""
-    yield from map(begin(workers, build), records)
+    stage = begin(workers, build)
+    yield from stage.together(records) if isinstance(stage, WriteInstructions) else map(stage, records)
 
 
 def begin(workers: Workers, build: Build) -> Stage:

@@ -7,8 +7,8 @@ worker is this process, another one or an actor of Ray Data makes no difference 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from wordbrush.data.rows import SCORES, Row, Similarities, encode_png
 from wordbrush.datagen.checks import ImageDuplicates
 from wordbrush.datagen.config import Config, WrittenTriplets
 from wordbrush.datagen.draws import KEPT, SURPLUS
-from wordbrush.datagen.endpoint import EndpointWriter
+from wordbrush.datagen.endpoint import EndpointWriter, Usage
 from wordbrush.datagen.filters import Funnel, Thresholds, find_failures, select
 from wordbrush.datagen.grounded import GroundedGenerator, GroundedSettings, plan
 from wordbrush.datagen.instructions import InstructionWriter, Rejected
@@ -44,10 +44,11 @@ class Stage(Protocol):
 
 
 class Written(BaseModel):
-    """What a writer made of a block of captions: the triplets, and how often each reason was against one."""
+    """What a writer made of a block of captions: triplets, how often a reason was against one, and tokens."""
 
     triplets: list[Triplet]
     rejected: dict[str, int]
+    usage: Usage = Usage()
 
 
 class WriteInstructions:
@@ -57,27 +58,45 @@ class WriteInstructions:
 
     Args:
         settings: Which writer.
-        folder: Exists. An endpoint's journal goes there too.
+        folder: Exists. An endpoint's journal goes there too, unless it has a place of its own.
     """
 
     def __init__(self, settings: WrittenTriplets, folder: Path) -> None:
         self.folder, self.writer = folder, _writer(settings, folder)
 
     def __call__(self, record: Record) -> Record:
-        """`block`, `captions` -> `block`, and `cost` of all blocks so far."""
-        captions = [Caption(**caption) for caption in record["captions"]]
-        outcomes = self.writer.write(captions)
+        """`block`, `captions` -> `block`, `usage` as JSON, and its `cost`."""
+        if isinstance(self.writer, EndpointWriter):
+            (stored,) = self.together([record])
+            return stored
+        return self._store(record["block"], self.writer.write(_captions(record)), Usage())
+
+    def together(self, records: Sequence[Record]) -> Iterator[Record]:
+        """What becomes of each record, in any order: an endpoint is asked for several blocks at a time."""
+        if isinstance(self.writer, EndpointWriter):
+            for block in self.writer.write_blocks([_captions(record) for record in records]):
+                yield self._store(records[block.number]["block"], block.outcomes, block.usage)
+        else:
+            yield from map(self, records)
+
+    def _store(self, block: int, outcomes: Sequence[Triplet | Rejected], usage: Usage) -> Record:
         reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Rejected))
         triplets = [outcome for outcome in outcomes if isinstance(outcome, Triplet)]
-        with atomic_file(self.folder / f"{record['block']:06d}.json", overwrite=True) as file:
-            file.write(Written(triplets=triplets, rejected=reasons).model_dump_json().encode())
-        return {"block": record["block"], "cost": getattr(self.writer, "cost", 0.0)}
+        written = Written(triplets=triplets, rejected=reasons, usage=usage)
+        with atomic_file(self.folder / f"{block:06d}.json", overwrite=True) as file:
+            file.write(written.model_dump_json().encode())
+        return {"block": block, "usage": asdict(usage), "cost": usage.cost}
+
+
+def _captions(record: Record) -> list[Caption]:
+    return [Caption(**caption) for caption in record["captions"]]
 
 
 def _writer(settings: WrittenTriplets, folder: Path) -> InstructionWriter:
     if settings.endpoint is not None:
         examples = [] if settings.examples is None else read_triplets(settings.examples)
-        return EndpointWriter(settings.endpoint, examples, folder / "journal.jsonl")
+        journal = settings.endpoint.journal or folder / "journal.jsonl"
+        return EndpointWriter(settings.endpoint, examples, journal)
     assert settings.local is not None  # checked by the settings
     return LocalWriter.load(settings.local.model, device=settings.local.device, sampling=settings.local)
 

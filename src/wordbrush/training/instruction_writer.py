@@ -1,11 +1,15 @@
 """The instruction writer: a causal language model that answers a caption with an edit and the edited caption.
 
 Trained in InstructPix2Pix's text format (2211.09800) on triplets: a given model by LoRA (2106.09685), or a
-small one from scratch, whose triplets are by default the storybook's own.
+small one from scratch, whose triplets are by default the storybook's own. Those of files are few and soon
+known by heart: a run makes few passes over them, each in another order, and measures its loss on some that it
+never sees.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wordbrush.language_model import load_language_model
@@ -25,12 +29,14 @@ from wordbrush.models import quiet
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
 from wordbrush.training.config import BatchSize, LoopConfig, Steps
-from wordbrush.training.loop import Batch, TrainingError, move, train
+from wordbrush.training.loop import Averaged, Batch, OnStep, TrainingError, move, processes, train
+from wordbrush.training.order import Order
 from wordbrush.triplets import Triplet, completion, normalise, prompt, read_triplets
 
 _END = "<|endoftext|>"
 _CONTEXT = 1024  # tokens that the small model can tell apart by place: a prompt and all of an answer
 _SAMPLE = 5000  # storybook triplets from which the tokenizer learns its words
+_HELD_OUT, _FEW = 0.05, 20  # share of the files' rows; of fewer rows than these, none
 _TASKED = 0.5  # share of the storybook's triplets that are asked for by their task
 
 Draw = Callable[[int], Triplet]
@@ -43,6 +49,7 @@ class Config(LoopConfig):
     model: str | None = Field(
         None, description="a folder or hub id to fine-tune by LoRA; none: a small model from scratch"
     )
+    epochs: int = Field(3, ge=1, description="passes over the rows of --data, from which its --steps follow")
     steps: Steps = 6000
     batch_size: BatchSize = 64
     learning_rate: float = Field(2e-3, gt=0, description="2e-4 suits LoRA")
@@ -91,19 +98,46 @@ def read_rows(files: Iterable[Path]) -> list[Triplet]:
     return rows
 
 
-def draw_from(rows: Sequence[Triplet]) -> Draw:
-    """Index -> a row, drawn with replacement."""
-    return lambda index: rows[int(np.random.default_rng((6, index)).integers(len(rows)))]
+def held_out(rows: Sequence[Triplet], seed: int) -> tuple[list[Triplet], list[Triplet]]:
+    """Rows to train on, and a twentieth (at least one) to measure on; of fewer than 20 rows, none."""
+    order = np.random.default_rng((6, seed)).permutation(len(rows))
+    count = max(1, round(_HELD_OUT * len(rows))) if len(rows) >= _FEW else 0
+    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]
+
+
+def draw_from(rows: Sequence[Triplet], seed: int) -> Draw:
+    """Index -> a row: all of them, one after the other in a drawn order, then all again in another."""
+    order = Order([len(rows)], seed)
+    return lambda index: rows[order.row(index)]
+
+
+def with_steps(config: Config, rows: int) -> Config:
+    """The configuration of `epochs` passes over so many rows, unless `steps` were given.
+
+    They may be few: the warm-up is a tenth of them at most.
+    """
+    if "steps" in config.model_fields_set:
+        return config
+    per_step = config.batch_size * config.accumulation * processes().num_processes
+    steps = math.ceil(config.epochs * rows / per_step)
+    return config.model_copy(update={"steps": steps, "warmup_steps": min(config.warmup_steps, steps // 10)})
 
 
 class InstructionWriterRecipe:
-    """Fine-tunes a model, or trains a small one; the loss is that of the completions alone."""
+    """Fine-tunes a model, or trains a small one; the loss is that of the completions alone.
+
+    Attributes:
+        config: With the steps that follow from the files' rows.
+        rows: How many of the files' rows it learns from; 0 without files.
+        held_out: Those that it never sees.
+    """
 
     def __init__(self, config: Config) -> None:
         torch.manual_seed(config.seed)  # of the new weights
-        self.config = config
-        rows = read_rows(config.data) if config.data else None
-        self.draw = draw_from(rows) if rows else storybook_triplet
+        rows, self.held_out = held_out(read_rows(config.data), config.seed) if config.data else ([], [])
+        self.config = with_steps(config, len(rows)) if rows else config
+        self.rows = len(rows)
+        self.draw = draw_from(rows, config.seed) if rows else storybook_triplet
         self.model: nn.Module
         if config.model is None:
             known = rows or map(storybook_triplet, range(_SAMPLE))
@@ -128,6 +162,20 @@ class InstructionWriterRecipe:
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
         right = (logits.argmax(-1) == targets).sum() / (targets != -100).sum()
         return {"loss": loss, "accuracy": right}
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The losses on the rows that are held out: means of batches, by their rows."""
+        samples = TokenisedTriplets(self.held_out.__getitem__, self.tokenizer, self.config.max_tokens)
+        sums: dict[str, float] = {}
+        trained = model.training
+        model.eval()
+        for indices in torch.arange(len(self.held_out)).split(self.config.batch_size):
+            batch = default_collate([samples[int(index)] for index in indices])
+            for name, value in self.losses(model, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(indices) / len(self.held_out)
+        model.train(trained)
+        return sums
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """A folder of transformers, or of PEFT's adapter; with the tokenizer."""
@@ -181,4 +229,25 @@ def build_model(config: Config, tokenizer: Any) -> LlamaForCausalLM:
 
 def main(config: Config) -> None:
     """Trains, or goes on training, the instruction writer."""
-    train(InstructionWriterRecipe(config), config)
+    recipe = InstructionWriterRecipe(config)
+    measured = recipe.held_out and processes().is_main_process
+    train(recipe, recipe.config, on_step=_measuring(recipe) if measured else None)
+
+
+def _measuring(recipe: InstructionWriterRecipe) -> OnStep:
+    """After each pass and at the end: the losses of held-out rows go to OUTPUT/validation.jsonl, too."""
+    config, rows = recipe.config, recipe.rows
+    per_step = config.batch_size * config.accumulation * processes().num_processes
+
+    def look(step: int, averaged: Averaged) -> None:
+        if step < config.steps and step * per_step // rows == (step - 1) * per_step // rows:
+            return
+        with averaged() as model:
+            losses = recipe.measure(model)
+        row = {"step": step, "passes": round(step * per_step / rows, 2)}
+        row |= {name: round(value, 5) for name, value in losses.items()}
+        with (config.output / "validation.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        print(f"{len(recipe.held_out)} held-out rows:", *(f"{k} {v}" for k, v in row.items()), flush=True)
+
+    return look
