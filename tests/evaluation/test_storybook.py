@@ -14,6 +14,7 @@ from wordbrush.evaluation.base_models import HeldOut, caption_scores, clip_recal
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
 from wordbrush.evaluation.report import draw_grid
 from wordbrush.evaluation.storybook import OPERATIONS, Case, Options, draw_cases, evaluate, make_case
+from wordbrush.evaluation.writing import outputs_right
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.recogniser import Recogniser, facts
@@ -183,6 +184,11 @@ def test_the_whole_report(
     assert found["photographs"]["edited"]["all"]["l1"]["value"] > 0 and "Photographs of scikit-image" in text
     assert (tmp_path / "out" / "photographs.png").exists()
     assert (tmp_path / "out" / "text-to-image.png").exists() and "Editing" in shown
+
+
+def test_the_embedded_writer_follows_its_own_edits():
+    found = outputs_right("storybook", 32)
+    assert found.n == 32 and found.value > 0.6
 
 
 def test_a_model_without_a_recogniser_is_one_line(tiny_checkpoint: Path, tmp_path: Path):

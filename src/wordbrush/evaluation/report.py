@@ -89,6 +89,9 @@ def _base_models(found: Mapping[str, Any]) -> list[str]:
         parts.append(f"CLIP recall@1 of 64: {_percent(found['clip_recall_at_1_of_64'])}")
     if found.get("text_to_image"):
         parts += ["Text-to-image, as captioned:", _mean_table("what", found["text_to_image"], percent=True)]
+    if found.get("instruction_writer"):
+        share = _percent(found["instruction_writer"])
+        parts.append(f"Instruction writer, captions after given edits right to the word: {share}")
     return parts
 
 

@@ -34,6 +34,8 @@ from wordbrush.evaluation.base_models import (
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
 from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown
+from wordbrush.evaluation.writing import outputs_right
+from wordbrush.language_model import PART
 from wordbrush.models import resolve
 from wordbrush.outputs import make_folder
 from wordbrush.perception.features import EfficientNetLite0
@@ -295,6 +297,8 @@ def _evaluate_base(
         found["text_to_image"], pictures = text_to_image_quality(base, recogniser, scenes)
         rows = [(caption(scene), (picture,)) for scene, picture in zip(scenes, pictures, strict=True)]
         draw_grid(rows[:40], columns=8).save(options.output / "text-to-image.png")
+    if (folder / PART).is_dir():
+        found["instruction_writer"] = outputs_right(folder / PART, 16 * options.num, options.device).as_json()
     return found
 
 

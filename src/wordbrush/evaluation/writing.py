@@ -1,0 +1,75 @@
+"""Whether an instruction writer draws the right conclusion from an edit: the caption afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from wordbrush.diffusion.runtime import resolve_device
+from wordbrush.evaluation.metrics import Mean
+from wordbrush.language_model import load_language_model
+from wordbrush.storybook.edits import draw_edit
+from wordbrush.storybook.scenes import scene_rng
+from wordbrush.triplets import EDIT_END, STOP, Triplet, normalise, prompt
+
+_BATCH = 64
+_FIRST = 10_000_000
+"""Of the scenes; no recipe trains on so many."""
+_TOKENS = 128
+
+
+def outputs_right(name: str | Path, num: int, device: str = "auto") -> Mean:
+    """The share of given edits whose output caption a writer gets right to the word, greedily.
+
+    Args:
+        name: Of the writer, as `load_language_model` finds it.
+        num: Edits (at least one), of scenes that it was not trained on, in phrasings that it was: as its own.
+        device: As of `wordbrush.load`.
+
+    Raises:
+        ModelError: There is no such writer.
+        DeviceError: There is no such device.
+    """
+    model, tokenizer = load_language_model(name)
+    model = model.eval().to(resolve_device(device))
+    triplets = list(islice(_triplets(), num))
+    right: list[float] = []
+    for start in range(0, num, _BATCH):
+        batch = triplets[start : start + _BATCH]
+        for triplet, answer in zip(batch, _complete(model, tokenizer, batch), strict=True):
+            output = answer.partition(STOP)[0].split(EDIT_END)[-1]
+            right.append(float(normalise(output) == normalise(triplet.output)))
+    found = Mean.of(right)
+    assert found is not None
+    return found
+
+
+def _triplets() -> Iterator[Triplet]:
+    """Edits that the captions tell: moves and swaps keep them."""
+    drawn = (draw_edit(scene_rng("train", number), "train").triplet for number in count(_FIRST))
+    return (t for t in drawn if normalise(t.caption) != normalise(t.output))
+
+
+@torch.inference_mode()
+def _complete(model: Any, tokenizer: Any, triplets: Sequence[Triplet]) -> list[str]:
+    """What follows the caption, the task and the edit."""
+    given = [prompt(t.caption, t.task) + t.edit + EDIT_END for t in triplets]
+    inputs = tokenizer(given, padding=True, return_tensors="pt").to(model.device)
+    written = model.generate(
+        input_ids=inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        tokenizer=tokenizer,
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=_TOKENS,
+            stop_strings=[STOP],
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+    )
+    return tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
