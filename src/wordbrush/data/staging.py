@@ -11,7 +11,7 @@ from typing import Any
 from wordbrush.data.rows import DataError
 from wordbrush.data.shards import find_shards
 
-UPLOADED = ["README.md", "data/*.parquet", "run.json", "triplets.jsonl"]
+UPLOADED = ["README.md", "data/*.parquet", "draws.arrow", "run.json", "triplets.jsonl"]
 """All that `wordbrush data make` and `convert` write, as patterns of paths in the folder."""
 _LOCAL = "/", "~", "./", "../"
 
@@ -30,7 +30,7 @@ def stage(folder: Path, target: Path, license: str | None = None) -> None:
     shards = [path for paths in find_shards(folder / "data").values() for path in paths]
     if not (folder / "README.md").is_file() or not shards:
         raise DataError(f"{folder} has no README.md and data/*.parquet: use `wordbrush data convert` first")
-    whole = [path for path in (folder / "triplets.jsonl",) if path.is_file()]
+    whole = [path for name in ("draws.arrow", "triplets.jsonl") if (path := folder / name).is_file()]
     for path in [*shards, *whole]:
         link = target / path.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
