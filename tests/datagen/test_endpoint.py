@@ -390,11 +390,12 @@ def test_another_file_is_not_taken_for_a_journal_and_stays_as_it_is(
 
 
 _RUN = """
-import sys
+import signal, sys
 from pathlib import Path
 from tests.datagen.test_endpoint import CAPTIONS, EXAMPLES
 from wordbrush.datagen.endpoint import EndpointWriter
 from wordbrush.datagen.endpoint_client import EndpointSettings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 settings = EndpointSettings(model="m", base_url=sys.argv[1], concurrency=2)
 EndpointWriter(settings, EXAMPLES, Path(sys.argv[2]) / "journal.jsonl").write(CAPTIONS)
 """
