@@ -249,11 +249,7 @@ def test_a_run_with_a_writer_can_be_killed_in_every_stage(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(pipeline, "BLOCK", 2)
-    names = ("child", "violin", "red car", "boat", "cup", "tree")
-    (tmp_path / "captions.txt").write_text("".join(f"a {name} with a dog\n" for name in names))
-    endpoint = {"model": "m", "base_url": server.url}
-    source = {"source": "writer", "captions": str(tmp_path / "captions.txt"), "count": 6, "language": ""}
-    config = configure(models, source | {"endpoint": endpoint})
+    config = configure(models, asking(server, tmp_path))
     make(config, tmp_path / "unbroken", choose_runners(config, ray=False), QUIET)
     folder = tmp_path / "set"
     for stage in ("instructions", "repetitions", "pairs", "shards"):

@@ -147,7 +147,7 @@ class _Watched:
         for record in records:
             seconds, result = _timed(stage, record)
             self.seconds += seconds
-            self.cost = result["cost"]
+            self.cost += result["cost"]
             yield result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import LogitsProcessor
 
 from wordbrush.datagen.instructions import TRIES, Rejected, judge, unfit
 from wordbrush.diffusion.runtime import prepare_process, resolve_device
-from wordbrush.language_model import load_language_model
-from wordbrush.triplets import STOP, Caption, Triplet, parse_completion, prompt
+from wordbrush.language_model import complete, load_language_model
+from wordbrush.triplets import Caption, Triplet, parse_completion, prompt
 
 
 class Sampling(BaseModel):
@@ -71,27 +72,16 @@ class LocalWriter:
             pending = [i for i in pending if isinstance(outcomes[i], Rejected)]
         return [outcomes[i] for i in range(len(captions))]
 
-    @torch.inference_mode()
     def _answer(self, captions: Sequence[Caption], attempt: int) -> list[str]:
         """What the model writes behind each prompt, up to its stop."""
-        texts = [prompt(caption.text, caption.task) for caption in captions]
         keys = [f"{caption.task}{caption.text}" for caption in captions]
-        inputs = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.model.device)
-        length = inputs.input_ids.shape[1]
-        written = self.model.generate(
-            input_ids=inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            tokenizer=self.tokenizer,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=self.sampling.max_new_tokens,
-                stop_strings=[STOP],
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-            ),
-            logits_processor=[SeededSampling(self.sampling, keys, attempt, length)],
+        return complete(
+            self.model,
+            self.tokenizer,
+            [prompt(caption.text, caption.task) for caption in captions],
+            max_new_tokens=self.sampling.max_new_tokens,
+            sampler=partial(SeededSampling, self.sampling, keys, attempt),
         )
-        return self.tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)
 
 
 def _read(caption: Caption, answer: str) -> Triplet | Rejected:

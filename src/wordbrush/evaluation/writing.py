@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import GenerationConfig
 
 from wordbrush.diffusion.runtime import resolve_device
 from wordbrush.evaluation.metrics import Mean
-from wordbrush.language_model import load_language_model
+from wordbrush.language_model import complete, load_language_model
 from wordbrush.storybook.edits import draw_edit
 from wordbrush.storybook.scenes import scene_rng
 from wordbrush.triplets import EDIT_END, STOP, Triplet, normalise, prompt
@@ -41,7 +37,9 @@ def outputs_right(name: str | Path, num: int, device: str = "auto") -> Mean:
     right: list[float] = []
     for start in range(0, num, _BATCH):
         batch = triplets[start : start + _BATCH]
-        for triplet, answer in zip(batch, _complete(model, tokenizer, batch), strict=True):
+        given = [prompt(t.caption, t.task) + t.edit + EDIT_END for t in batch]
+        answers = complete(model, tokenizer, given, max_new_tokens=_TOKENS)
+        for triplet, answer in zip(batch, answers, strict=True):
             output = answer.partition(STOP)[0].split(EDIT_END)[-1]
             right.append(float(normalise(output) == normalise(triplet.output)))
     found = Mean.of(right)
@@ -53,23 +51,3 @@ def _triplets() -> Iterator[Triplet]:
     """Edits that the captions tell: moves and swaps keep them."""
     drawn = (draw_edit(scene_rng("train", number), "train").triplet for number in count(_FIRST))
     return (t for t in drawn if normalise(t.caption) != normalise(t.output))
-
-
-@torch.inference_mode()
-def _complete(model: Any, tokenizer: Any, triplets: Sequence[Triplet]) -> list[str]:
-    """What follows the caption, the task and the edit."""
-    given = [prompt(t.caption, t.task) + t.edit + EDIT_END for t in triplets]
-    inputs = tokenizer(given, padding=True, return_tensors="pt").to(model.device)
-    written = model.generate(
-        input_ids=inputs.input_ids,
-        attention_mask=inputs.attention_mask,
-        tokenizer=tokenizer,
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=_TOKENS,
-            stop_strings=[STOP],
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-    )
-    return tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
