@@ -20,6 +20,7 @@ from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
 from wordbrush.diffusion.schedulers import SCHEDULERS
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.errors import ModelError, UsageError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -173,7 +174,7 @@ class Painter:
             return uncond + scales * (cond - uncond)
 
         try:
-            with control.installed(model.unet, latents.shape):
+            with control.installed(model.unet, latents.shape), remembered_text(model.unet):
                 latents = denoise(
                     predict, scheduler, latents, control=control, after_step=after_step, generators=generators
                 )

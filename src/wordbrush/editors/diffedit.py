@@ -12,6 +12,7 @@ from wordbrush.attention.blending import MaskBlend, from_trajectory
 from wordbrush.diffusion.inversion import Inversion, ddim_inversion
 from wordbrush.diffusion.model import TextEmbeds
 from wordbrush.diffusion.sampling import Predict, denoise, predict_noise
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.inversion_editor import InversionEditor, OnLatents, later
 from wordbrush.editors.latent_editor import Batch, Job, Sample, join_texts
@@ -43,14 +44,15 @@ class DiffEdit(InversionEditor[DiffEditSettings]):
             return source
         trajectory = self.inversions(batch, later(on_step, first)).trajectory
         noisy, *before = trajectory.flip(1).unbind(1)
-        return denoise(
-            self._predict(batch),
-            batch.scheduler,
-            noisy,
-            timesteps=batch.scheduler.timesteps[-self._depth :],
-            after_step=[MaskBlend(mask, from_trajectory(before))],
-            on_step=later(on_step, first + self._depth),
-        )
+        with remembered_text(self.model.unet):
+            return denoise(
+                self._predict(batch),
+                batch.scheduler,
+                noisy,
+                timesteps=batch.scheduler.timesteps[-self._depth :],
+                after_step=[MaskBlend(mask, from_trajectory(before))],
+                on_step=later(on_step, first + self._depth),
+            )
 
     def invert(self, batch: Batch, on_step: OnLatents) -> Inversion:
         """By DDIM, `strength` of the way."""

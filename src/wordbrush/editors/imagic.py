@@ -16,6 +16,7 @@ from wordbrush.diffusion.guidance import classifier_free_guidance
 from wordbrush.diffusion.inversion_cache import default_folder
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.imagic_tuning import Subject, run_key, tune
 from wordbrush.editors.inversion_editor import OnLatents, later
@@ -195,7 +196,8 @@ class Imagic(TextToImageEditor[ImagicSettings]):
 
         shape = batch.source.shape[1:]
         noisy = initial_latents(batch.scheduler, shape, batch.generators, model.device)
-        return denoise(predict, batch.scheduler, noisy, on_step=on_step, generators=batch.generators)
+        with remembered_text(unet):
+            return denoise(predict, batch.scheduler, noisy, on_step=on_step, generators=batch.generators)
 
     def _branches(self, tuned: TunedPicture, batch: Batch) -> Sequence[Conditioning]:
         count = len(batch.samples)

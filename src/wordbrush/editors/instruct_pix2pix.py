@@ -10,6 +10,7 @@ from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.guidance import dual_guidance, dual_guidance_weights, in_interval, rescale_guidance
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import Predict, denoise, initial_latents, predict_noise
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.latent_editor import Batch, LatentEditor
 from wordbrush.editors.settings import InstructPix2PixSettings
@@ -37,7 +38,8 @@ class InstructionEditor(LatentEditor[_S]):
         scheduler = batch.scheduler
         latents = initial_latents(scheduler, batch.source.shape[1:], batch.generators, self.model.device)
         predict = self._predict(scheduler, self._branches(batch))
-        return denoise(predict, scheduler, latents, on_step=on_step, generators=batch.generators)
+        with remembered_text(self.model.unet):
+            return denoise(predict, scheduler, latents, on_step=on_step, generators=batch.generators)
 
     def _branches(self, batch: Batch) -> tuple[Conditioning, Conditioning, Conditioning]:
         """(No image, no text), (image, no text), (image, text)."""

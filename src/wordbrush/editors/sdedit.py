@@ -11,6 +11,7 @@ from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.guidance import classifier_free_guidance
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import denoise, predict_noise
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.latent_editor import Batch, LatentEditor, S
 from wordbrush.editors.settings import SDEditSettings
@@ -56,15 +57,17 @@ class SDEdit(TextToImageEditor[SDEditSettings]):
         def noised(t: Tensor) -> Tensor:
             return scheduler.add_noise(source, noise, t.expand(len(source)))
 
-        return denoise(
-            self._predict(batch),
-            scheduler,
-            noised(timesteps[0]),
-            timesteps=timesteps,
-            after_step=[] if batch.mask is None else [_keep_outside(batch.mask, source, noised, timesteps)],
-            on_step=on_step,
-            generators=batch.generators,
-        )
+        outside = [] if batch.mask is None else [_keep_outside(batch.mask, source, noised, timesteps)]
+        with remembered_text(self.model.unet):
+            return denoise(
+                self._predict(batch),
+                scheduler,
+                noised(timesteps[0]),
+                timesteps=timesteps,
+                after_step=outside,
+                on_step=on_step,
+                generators=batch.generators,
+            )
 
     def _predict(self, batch: Batch) -> Callable[[Tensor, Tensor, int], Tensor]:
         branches = self._branches(batch)

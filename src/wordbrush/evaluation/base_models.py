@@ -18,6 +18,7 @@ from wordbrush import images
 from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
+from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.evaluation.metrics import Mean, l1, psnr
 from wordbrush.perception.clip import Clip
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
@@ -145,7 +146,9 @@ def generate(
         side = model.native_size // model.latent_grid
         noise = initial_latents(scheduler, (model.latent_channels, side, side), generators, model.device)
         predict = _guided(model, scheduler, [null, text], guidance)
-        found += images.to_pil(model.decode(denoise(predict, scheduler, noise, generators=generators)))
+        with remembered_text(model.unet):
+            latents = denoise(predict, scheduler, noise, generators=generators)
+        found += images.to_pil(model.decode(latents))
     return found
 
 
