@@ -8,13 +8,13 @@ WORK="${WORK:-.cache/figure10}"
 OUT="${OUT:-out/figure10}"
 CONFIG="${CONFIG:-examples/data/storybook.toml}"
 START="${START:-src/wordbrush/assets/storybook/text_to_image}"
-CAPTIONS="${CAPTIONS:-1500}"   # caption pairs of the whole data set
-STEPS="${STEPS:-2000}"
+CAPTIONS="${CAPTIONS:-600}"    # caption pairs of the whole data set
+STEPS="${STEPS:-400}"          # of each arm; with a GPU take more of both
 BATCH="${BATCH:-32}"
 
 mkdir -p "$WORK"
 
-# make_data NAME CAPTIONS [SED...]: a data set by the configuration, with other numbers in it.
+# make_data NAME CAPTIONS [SED...]: a data set by the configuration, with other values in it.
 make_data() {
   local name="$1" count="$2"
   shift 2
@@ -22,16 +22,23 @@ make_data() {
   "$WORDBRUSH" data make "$WORK/$name.toml" -o "$WORK/$name"
 }
 
+# part NAME [OPTION...]: of what was painted without a filter, the pairs that pass the configuration's.
+part() {
+  local name="$1"
+  shift
+  [ -e "$WORK/$name" ] || "$WORDBRUSH" data convert "$WORK/unfiltered" "$WORK/$name" --filter "$CONFIG" "$@"
+}
+
 NO_FILTER=(-e 's/^clip_sim_\([a-z0-9]*\) = .*/clip_sim_\1 = -1.0/' -e 's/^keep = .*/keep = 1000/')
-make_data all "$CAPTIONS"
-make_data tenth $((CAPTIONS / 10))       # the first of the same captions
-make_data hundredth $((CAPTIONS / 100))
 make_data unfiltered "$CAPTIONS" "${NO_FILTER[@]}"
-make_data test "${TEST_CAPTIONS:-300}" -e 's/^\(source = "storybook".*\)/\1\nsplit = "test"/'
+part all
+part tenth --units $((CAPTIONS / 10))
+part hundredth --units $((CAPTIONS / 100))
+make_data test "${TEST_CAPTIONS:-150}" -e 's/^\(source = "storybook".*\)/\1\nsplit = "test"/'
 
 for arm in all tenth hundredth unfiltered; do
   "$WORDBRUSH" train instruct-pix2pix --data "$WORK/$arm" --init-from "$START" --output "$WORK/editor-$arm" \
-    --steps "$STEPS" --batch-size "$BATCH"
+    --steps "$STEPS" --batch-size "$BATCH" --ema-decay 0.98
 done
 
 "$WORDBRUSH" evaluate curves \

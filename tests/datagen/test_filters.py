@@ -4,8 +4,16 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from wordbrush.data.rows import SCORES, Similarities
-from wordbrush.datagen.filters import PREDICATES, Funnel, Thresholds, calibrate, select
+from wordbrush.data.rows import SCORES, DataError, Row, Similarities
+from wordbrush.datagen.filters import (
+    PREDICATES,
+    Funnel,
+    Thresholds,
+    calibrate,
+    filter_rows,
+    first_units,
+    select,
+)
 
 GOOD = {"clip_sim_0": 0.3, "clip_sim_1": 0.3, "clip_sim_dir": 0.3, "clip_sim_image": 0.8}
 
@@ -87,6 +95,31 @@ def test_columns_become_rows():
         Similarities(0.0, 0.1, 0.2, 0.3),
         Similarities(0.0, 0.2, 0.4, 0.6),
     ]
+
+
+def row(unit: str | None, **changes: float) -> Row:
+    return Row(input_image=b"", edit_prompt="", edited_image=b"", unit=unit, **(GOOD | changes))
+
+
+def test_rows_are_filtered_unit_by_unit():
+    rows = [
+        row("a", clip_sim_dir=0.1),
+        row("a"),
+        row("a", clip_sim_dir=0.4),
+        row("b", clip_sim_0=0.1),
+        row("c"),
+    ]
+    assert list(filter_rows(rows, Thresholds(keep=1))) == [rows[2], rows[4]]
+    assert list(filter_rows(rows, Thresholds())) == [rows[2], rows[1], rows[4]]
+    for wrong in (row(None), Row(input_image=b"", edit_prompt="", edited_image=b"", unit="a")):
+        with pytest.raises(DataError, match="data make"):
+            list(filter_rows([wrong], Thresholds()))
+
+
+def test_the_first_units_are_whole_and_what_has_no_unit_is_its_own():
+    rows = [row("a"), row("a"), row("b"), row("c")]
+    assert list(first_units(rows, 2)) == rows[:3] and list(first_units(rows, 9)) == rows
+    assert len(list(first_units([row(None)] * 4, 3))) == 3
 
 
 def test_thresholds_are_checked():

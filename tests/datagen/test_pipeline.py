@@ -32,7 +32,7 @@ from wordbrush.datagen.config import Config, StorybookTriplets, identity
 from wordbrush.datagen.draws import read_draws
 from wordbrush.datagen.endpoint import Usage
 from wordbrush.datagen.endpoint_client import EndpointError
-from wordbrush.datagen.filters import Funnel, Thresholds
+from wordbrush.datagen.filters import PREDICATES, Funnel, Thresholds
 from wordbrush.datagen.painting import Draw, Painter, draw_samples
 from wordbrush.datagen.pairs import PairGenerator
 from wordbrush.datagen.pipeline import list_units, make, storybook_triplets
@@ -195,6 +195,22 @@ def test_another_seed_gives_other_pictures(made: Path, config: Config, tmp_path:
     make(other, tmp_path / "set", choose_runners(other, ray=False), QUIET)
     one, two = ({row.input_image for row in read_rows(open_parts(path))} for path in (made, tmp_path / "set"))
     assert not one & two
+
+
+def test_an_unfiltered_set_is_filtered_later_as_if_it_had_been_at_once(
+    made: Path, config: Config, tmp_path: Path
+):
+    low = config.model_copy(update={"filter": Thresholds(**dict.fromkeys(PREDICATES, -1.0), keep=3)})
+    make(low, tmp_path / "all", choose_runners(low, ray=False), QUIET)
+    asked = toml(config, tmp_path / "run.toml")
+    for options, kept in (([], 24), (["--units", "5"], 5)):
+        part = tmp_path / f"kept {kept}"
+        with pytest.raises(SystemExit) as ended:
+            main(["data", "convert", str(tmp_path / "all"), str(part), "--filter", str(asked), *options])
+        assert ended.value.code == 0
+        expected = [row for row in read_rows(open_parts(made)) if row.unit and int(row.unit) < kept]
+        assert list(read_rows(open_parts(part))) == expected
+    assert 0 < len(list(read_rows(open_parts(made)))) < len(list(read_rows(open_parts(tmp_path / "all"))))
 
 
 def start(config: Config, folder: Path, display: Display = QUIET) -> Any:

@@ -67,6 +67,7 @@ def convert(
     layout: str,
     *,
     split: str | None = None,
+    choose: Callable[[Iterable[Row]], Iterable[Row]] = iter,
     on_row: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a data set in another layout; the folder appears once it is whole.
@@ -76,7 +77,8 @@ def convert(
         folder: Must not exist.
         layout: One of `LAYOUTS`.
         split: Only the rows of this split; all if not given.
-        on_row: Called after each row.
+        choose: Given the rows of a split in order, those that are written; all if not given.
+        on_row: Called after each row that is written.
 
     Returns:
         How many rows there were.
@@ -98,7 +100,7 @@ def convert(
 
     def rows(parts: Iterable[Part]) -> Iterator[Row]:
         nonlocal count
-        for row in read_rows(parts):
+        for row in choose(read_rows(parts)):
             yield row
             count += 1
             on_row()

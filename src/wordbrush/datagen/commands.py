@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -133,12 +133,34 @@ def convert_data(
     folder: Annotated[Path, typer.Argument(help="The new folder.")],
     to: Annotated[str, typer.Option(help="parquet, webdataset or original (InstructPix2Pix's).")] = "parquet",
     split: Annotated[str | None, typer.Option(help="Only this one. (default: all)")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--filter",
+            help="Only rows that the filter of this `data make` configuration keeps. (default: all)",
+        ),
+    ] = None,
+    units: Annotated[
+        int | None, typer.Option(min=1, help="Of each split, only so many caption pairs. (default: all)")
+    ] = None,
 ) -> None:
-    """Write a data set in another layout."""
+    """Write a data set in another layout, or a part of it.
+
+    A set that was made with a low filter can so be filtered again with higher thresholds, without painting.
+    """
+    from wordbrush.data.rows import Row
     from wordbrush.data.sources import convert
+    from wordbrush.datagen.config import read_config
+    from wordbrush.datagen.filters import filter_rows, first_units
+
+    thresholds = None if config is None else read_config(config).filter
+
+    def choose(rows: Iterable[Row]) -> Iterable[Row]:
+        part = rows if units is None else first_units(rows, units)
+        return part if thresholds is None else filter_rows(part, thresholds)
 
     with _counting("Converting") as on_row:
-        count = convert(source, folder, to, split=split, on_row=on_row)
+        count = convert(source, folder, to, split=split, choose=choose, on_row=on_row)
     print(f"{count} rows in {folder}")
 
 

@@ -6,12 +6,13 @@ import json
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wordbrush.data.rows import Similarities
+from wordbrush.data.rows import DataError, Row, Similarities
 
 
 class Thresholds(BaseModel):
@@ -101,6 +102,35 @@ def select(
     names = dict.fromkeys([*PREDICATES, *(name for name in failures if name)])
     failed = {name: counts[name] for name in names}
     return good[: thresholds.keep], Funnel(len(scores), failed, max(0, len(good) - thresholds.keep))
+
+
+def filter_rows(rows: Iterable[Row], thresholds: Thresholds) -> Iterator[Row]:
+    """Filter the rows of a data set as `select` filters the pairs they were, without painting them again.
+
+    Args:
+        rows: With their scores; those of a unit one after the other.
+        thresholds: Only higher ones than the set was made with have a say.
+
+    Raises:
+        DataError: A row has no unit or not all scores.
+    """
+    for unit, group in groupby(rows, lambda row: row.unit):
+        made = list(group)
+        scores = [score for row in made if (score := row.similarities)]
+        if unit is None or len(scores) < len(made):
+            raise DataError("only sets of `data make` can be filtered: a row has no unit or no scores")
+        kept, _ = select(scores, thresholds)
+        yield from (made[i] for i in kept)
+
+
+def first_units(rows: Iterable[Row], count: int) -> Iterator[Row]:
+    """The rows of the first units of a data set; where rows have none each is its own."""
+    seen = dict[str, None]()
+    for number, row in enumerate(rows):
+        seen.setdefault(row.unit or f"row {number}")
+        if len(seen) > count:
+            return
+        yield row
 
 
 @dataclass(frozen=True)
