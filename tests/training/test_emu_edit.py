@@ -50,6 +50,22 @@ def test_every_sample_has_the_task_of_its_row(folder: Path, tmp_path: Path):
     assert [list(TASKS)[s["task"]] for s in found] == [KINDS[s["row"] % 5] for s in found]
 
 
+def test_tasks_are_drawn_by_their_weights(folder: Path, tmp_path: Path):
+    weighted = settings(folder, tmp_path, task_weights="remove=0, depth=3")
+    samples: Any = EmuEditRecipe(weighted).samples()
+    names = [list(TASKS)[samples[i]["task"]] for i in range(100)]
+    assert names.count("remove") == 0
+    assert names.count("depth") == 60 and names.count("add") == names.count("style") == 20
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [("sing=2", "sing"), ("remove=0,depth=0,add=0,style=0", "leaves no row")]
+)
+def test_weights_that_fit_no_row_are_refused(weights: str, said: str, folder: Path, tmp_path: Path):
+    with pytest.raises(TrainingError, match=said):
+        EmuEditRecipe(settings(folder, tmp_path, task_weights=weights)).samples()
+
+
 def test_only_the_tasks_of_the_batch_are_learned(folder: Path, tmp_path: Path):
     recipe = EmuEditRecipe(settings(folder, tmp_path))
     model: Any = recipe.model
@@ -111,7 +127,16 @@ def test_rows_without_a_task_are_named(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"min_snr": 5.0}, {"prediction_type": "epsilon"}, {"lora_rank": 4}, {"validation": "x"}]
+    "change",
+    [
+        {"min_snr": 5.0},
+        {"prediction_type": "epsilon"},
+        {"lora_rank": 4},
+        {"validation": "x"},
+        {"task_weights": "remove"},
+        {"task_weights": "remove=-1"},
+        {"task_weights": "remove=2", "buckets": True},
+    ],
 )
 def test_settings_that_exclude_each_other_are_refused(change: dict[str, Any], folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="--"):

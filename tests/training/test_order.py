@@ -52,6 +52,26 @@ def test_batches_hold_one_group_and_no_row_is_left_out(batch_size: int):
     assert order.samples_per_pass < len(order) + 3 * batch_size
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_come_as_often_as_their_weights_say_and_a_pass_stays_as_long(seed: int):
+    weights = np.random.default_rng(seed).choice([0.0, 0.3, 1.0, 2.5], sum(COUNTS))
+    order = Order(COUNTS, seed, weights=weights)
+    n = len(order)
+    wanted = weights / weights.sum() * n
+    total = np.zeros(n)
+    for number in range(40):
+        rows = [order.row(sample) for sample in range(number * n, (number + 1) * n)]
+        times = np.bincount(rows, minlength=n)
+        assert (np.abs(times - wanted) < 1 + 1e-9).all() and times.sum() == n
+        total += times
+    assert np.abs(total / 40 - wanted).max() < 0.3
+
+
+def test_equal_weights_leave_every_row_once():
+    order = Order(COUNTS, 0, weights=np.full(sum(COUNTS), 0.1))
+    assert sorted(order.row(sample) for sample in range(len(order))) == list(range(len(order)))
+
+
 def test_buckets_have_about_as_many_pixels_as_the_square():
     shapes = bucket_shapes(256, 64)
     assert shapes[0] == (256, 256) and len(set(shapes)) == len(shapes) > 4

@@ -159,6 +159,50 @@ def _sweeps(editors: str, given: list[str]) -> tuple[dict[str, str], list[Any]]:
     return {name: model for name, _, model in pairs if model}, list((chosen | replaced).values())
 
 
+@evaluate_app.command("tasks")
+def evaluate_tasks(
+    model: Annotated[
+        list[str] | None, typer.Option(help="[LABEL=]MODEL; may be repeated. (default: storybook)")
+    ] = None,
+    num: Annotated[int, typer.Option(min=2, help="Held-out edits of each task, at least.")] = 48,
+    output: _Report = Path("out/tasks"),
+    recogniser: _Recogniser = None,
+    clip: _ClipName = "storybook",
+    dino: _Dino = None,
+    steps: _Steps = None,
+    text_scale: _Scale = None,
+    image_scale: _Scale = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Measure editors task by task: told the true task, predicting it, or knowing of none.
+
+    Writes report.html, results.md and results.json; run it again to go on where it stopped.
+    """
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.evaluation.task_edits import Plan, arms_of, draw_tasks, measure
+    from wordbrush.evaluation.task_report import write_report
+    from wordbrush.storybook.recogniser import Recogniser
+    from wordbrush.storybook.render import Renderer
+    from wordbrush.storybook.sprites import SpriteLibrary
+
+    prepare_process()
+    pairs = [text.rpartition("=") for text in model or ["storybook"]]
+    arms = [arm for label, _, name in pairs for arm in arms_of(label or name, name)]
+    if len({arm.label for arm in arms}) < len(arms):
+        raise UsageError("--model: two have the same label")
+    settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
+    plan = Plan(arms, num, settings, seed, device=device, dtype=dtype)
+    judge = Recogniser.load(recogniser)
+    judges = _judges(clip, "stretched", dino, lpips=False, device=device)
+    cases = draw_tasks(Renderer(SpriteLibrary.load()), num)
+    with progress() as show:
+        journal = measure(plan, cases, judges, judge, output, show)
+    write_report(plan, cases, journal, plan.about(judges))
+    print(output / "report.html")
+
+
 @evaluate_app.command("guidance-grid")
 def evaluate_guidance_grid(
     picture: Annotated[Path, typer.Argument(help="The picture to edit.")],

@@ -7,7 +7,7 @@ takes, or an editor of this kind, whose embeddings then go on being learned.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import edit_tasks
 from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, take_task
+from wordbrush.editors.settings import parse_numbers
 from wordbrush.tasks import TASKS
 from wordbrush.training import instruct_pix2pix
 from wordbrush.training.base import checkpoint_of, save_pipeline
 from wordbrush.training.denoising import fast_on_cpu
 from wordbrush.training.instruct_pix2pix import InstructPix2PixRecipe
 from wordbrush.training.loop import TrainingError
+from wordbrush.training.order import Rows, Weights
 from wordbrush.training.resuming import made_once
 
 
@@ -37,6 +39,9 @@ class Config(instruct_pix2pix.Config):
         True, description="noise the last step wholly (2305.08891), which needs v-prediction and --min-snr 0"
     )
     prediction_type: Any = Field("v_prediction", description="what the U-Net predicts")
+    task_weights: str = Field(
+        "", description='how often a row of a task is drawn, against those of others: "text=2, detect=0.5"'
+    )
 
     @model_validator(mode="after")
     def _last_step_is_learned(self) -> Self:
@@ -46,7 +51,17 @@ class Config(instruct_pix2pix.Config):
             raise ValueError("--lora-rank: an editor of many tasks is trained whole")
         if self.validation is not None:
             raise ValueError("--validation looks at editors without tasks only: use `wordbrush evaluate`")
+        if self.task_weights and self.buckets:
+            raise ValueError("--task-weights does not go together with --buckets")
         return self
+
+    @field_validator("task_weights")
+    @classmethod
+    def _weights_are_numbers(cls, given: str) -> str:
+        weights = parse_numbers("--task-weights", given)
+        if any(weight < 0 for weight in weights.values()):
+            raise ValueError("--task-weights: weights are numbers from 0 up")
+        return given
 
 
 class TaskedUNet(nn.Module):
@@ -100,7 +115,30 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         return TaskedUNet(unet, tasks.to(unet.device))
 
     def samples(self) -> Dataset[dict[str, Any]]:
-        """InstructPix2Pix's, with tasks.
+        """InstructPix2Pix's, with tasks."""
+        return WithTasks(super().samples(), self._numbers)
+
+    def row_weights(self) -> Weights | None:
+        """By the tasks of the rows.
+
+        Raises:
+            TrainingError: A weight is of no task that the model knows, or no row is left.
+        """
+        weights = parse_numbers("--task-weights", cast("Config", self.config).task_weights)
+        if not weights:
+            return None
+        if unknown := sorted(set(weights) - set(self.tasks)):
+            raise TrainingError(
+                f"--task-weights names {unknown[0]!r}; the model knows {', '.join(self.tasks)}"
+            )
+        found = np.array([weights.get(name, 1.0) for name in self.tasks])[self._numbers]
+        if not found.any():
+            raise TrainingError("--task-weights leaves no row of the data")
+        return found
+
+    @cached_property
+    def _numbers(self) -> Rows:
+        """The number of each row's task.
 
         Raises:
             TrainingError: A row has no task, or one that the model does not know.
@@ -111,7 +149,7 @@ class EmuEditRecipe(InstructPix2PixRecipe):
             named = ", ".join(name or "no task" for name in unknown)
             raise TrainingError(f"the data has rows of {named}; the model knows {', '.join(self.tasks)}")
         numbers = {name: number for number, name in enumerate(self.tasks)}
-        return WithTasks(super().samples(), np.array([numbers[name] for name in names.tolist()]))
+        return np.array([numbers[name] for name in names.tolist()])
 
     def save_unet(self, model: nn.Module, folder: Path) -> None:
         """The folder of a U-Net, with the task embedding inside."""

@@ -42,7 +42,7 @@ from wordbrush.training.encoding import Encoder
 from wordbrush.training.latent_cache import open_cache
 from wordbrush.training.loop import Averaged, Batch, move, processes, train
 from wordbrush.training.optimizers import OptimizerName
-from wordbrush.training.order import Order, Shape, bucket_shapes, nearest_bucket
+from wordbrush.training.order import Order, Shape, Weights, bucket_shapes, nearest_bucket
 from wordbrush.training.presets import PRESETS
 from wordbrush.training.resuming import check_run, made_once
 
@@ -155,6 +155,10 @@ class InstructPix2PixRecipe:
         """What is trained."""
         return fast_on_cpu(unet)
 
+    def row_weights(self) -> Weights | None:
+        """(rows,) how often each row is drawn, up to a factor; None: all alike."""
+        return None
+
     @property
     def cached(self) -> bool:
         """Whether latents and text embeddings are made once; which random crops rule out."""
@@ -167,7 +171,8 @@ class InstructPix2PixRecipe:
         """Shuffled passes over the edits."""
         counts = [block.count for block in self.blocks]
         groups = self._groups() if self.config.buckets else None
-        order = Order(counts, self.config.seed, groups=groups, batch_size=self.config.batch_size)
+        options: dict[str, Any] = {"groups": groups, "batch_size": self.config.batch_size}
+        order = Order(counts, self.config.seed, weights=self.row_weights(), **options)
         choices = self._shapes()
         shapes = choices * len(order) if groups is None else [choices[group] for group in groups]
         if not self.cached:

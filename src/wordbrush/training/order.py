@@ -17,6 +17,7 @@ WINDOW = 8
 """Blocks whose rows are shuffled together."""
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+Weights = np.ndarray[Any, np.dtype[np.float64]]
 Shape = tuple[int, int]
 """Height and width, pixels."""
 
@@ -29,13 +30,21 @@ class Order:
         seed: Of the shuffling.
         groups: (n,) of each row, if batches may hold rows of one group only.
         batch_size: Of these batches.
+        weights: (n,) how often each row comes in a pass, up to a factor: a pass has as many samples as there
+            are rows, whatever the weights. Not together with groups.
     """
 
     def __init__(
-        self, counts: Sequence[int], seed: int, *, groups: Rows | None = None, batch_size: int = 1
+        self,
+        counts: Sequence[int],
+        seed: int,
+        *,
+        groups: Rows | None = None,
+        batch_size: int = 1,
+        weights: Weights | None = None,
     ) -> None:
         self.starts: Rows = np.cumsum([0, *counts])
-        self.seed, self.groups, self.batch_size = seed, groups, batch_size
+        self.seed, self.groups, self.batch_size, self.weights = seed, groups, batch_size, weights
         self._last: tuple[int, Rows] | None = None
 
     def __len__(self) -> int:
@@ -44,7 +53,7 @@ class Order:
 
     @cached_property
     def samples_per_pass(self) -> int:
-        """Each row once; with groups, some rows twice, so that the last batch of each group is full."""
+        """As many as there are rows; with groups, some twice, so that the last batch of each is full."""
         if self.groups is None:
             return len(self)
         sizes = np.unique(self.groups, return_counts=True)[1]
@@ -72,7 +81,18 @@ class Order:
         ranges = [
             [np.arange(int(self.starts[b]), int(self.starts[b + 1])) for b in window] for window in windows
         ]
-        return np.concatenate([rng.permutation(np.concatenate(window)) for window in ranges])
+        times = self._times(rng)
+        rows = [np.concatenate(window) for window in ranges]
+        return np.concatenate([rng.permutation(np.repeat(part, times[part])) for part in rows])
+
+    def _times(self, rng: np.random.Generator) -> Rows:
+        """How often each row comes in this pass: its weight's share of them, rounded up or down by chance."""
+        count = len(self)
+        if self.weights is None:
+            return np.ones(count, dtype=np.int64)
+        ends = self.weights.cumsum()
+        marks = np.floor(ends / ends[-1] * count + rng.random()).clip(max=count)
+        return np.diff(marks, prepend=0).astype(np.int64)
 
     def _batched(self, rows: Rows, groups: Rows) -> Rows:
         """Whole batches of each group, in the order of their first rows; the last are filled up."""

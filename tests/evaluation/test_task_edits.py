@@ -1,0 +1,150 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+from tests.evaluation import models
+from wordbrush.cli import main
+from wordbrush.diffusion.task_embedding import TaskEmbedding, take_task
+from wordbrush.evaluation import task_edits
+from wordbrush.evaluation.task_edits import OPERATIONS, TASKS, VisionCase, arms_of, draw_tasks
+from wordbrush.storybook import vision
+from wordbrush.storybook.recogniser import Recogniser, facts
+from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.vision_scores import overlap
+from wordbrush.tasks import TASKS as KNOWN
+from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
+
+
+@pytest.fixture(scope="module")
+def cases(render: Renderer) -> list[Any]:
+    return draw_tasks(render, 4)
+
+
+def test_every_task_of_the_storybook_has_its_share(cases: list[Any]):
+    counts = {task: sum(case.edit.task == task for case in cases) for task in TASKS}
+    assert set(TASKS) <= set(KNOWN) and min(counts.values()) >= 4
+    assert {case.edit.operation for case in cases} == set(OPERATIONS)
+    for case in cases:
+        assert case.edit.task == OPERATIONS[case.edit.operation]
+
+
+def of(cases: list[Any], *operations: str) -> list[VisionCase]:
+    return [case for case in cases if case.edit.operation in operations]
+
+
+def test_the_exact_result_overlaps_wholly_and_the_picture_before_not_at_all(cases: list[Any]):
+    marked = of(cases, "detect", "segment", "to_map")
+    assert len(marked) >= 10
+    for case in marked:
+        exact = overlap(case.edit, case.found, case.target)
+        before = overlap(case.edit, case.found, case.before)
+        assert exact is not None and exact > 0.99
+        assert before is not None and before < 0.5
+
+
+def test_a_box_that_is_off_overlaps_less(cases: list[Any]):
+    for case in of(cases, "detect"):
+        shifted = Image.fromarray(np.roll(np.asarray(case.target), 20, axis=1))
+        exact, off = (overlap(case.edit, case.found, picture) for picture in (case.target, shifted))
+        assert exact is not None and off is not None and off < exact
+
+
+def test_a_smeared_result_of_another_size_still_counts(cases: list[Any]):
+    for case in of(cases, "segment", "to_map"):
+        large = case.target.resize((200, 200), Image.Resampling.BICUBIC)
+        found = overlap(case.edit, case.found, large)
+        assert found is not None and found > 0.75
+
+
+def test_what_marks_nothing_has_no_overlap_but_a_scene_to_be_seen(cases: list[Any]):
+    for case in of(cases, "from_depth", "from_sketch", "from_map", "text_remove"):
+        assert overlap(case.edit, case.found, case.target) is None
+        known = facts(case.edit.scene, case.found.masks)
+        assert case.measure(case.target, known) == {"seen": 1.0}
+        assert case.measure(case.target, dict.fromkeys(known, "nothing"))["seen"] < 0.5
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("recogniser")
+    Recogniser((4, 4, 4, 4), (4, 4, 4, 4)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An editor of native size 32 px that takes a task, with an untrained predictor."""
+    folder = models.save_editor(tmp_path_factory.mktemp("tasked"))
+    unet = take_task(UNet2DConditionModel.from_pretrained(folder, subfolder="unet"))
+    unet.save_pretrained(folder / "unet")
+    TaskEmbedding.for_unet(unet, list(KNOWN)).save_pretrained(folder / "task_embedding")
+    recipe = TaskPredictorRecipe(Config(output=folder, width=32, layers=1, vocabulary=320))
+    recipe.export(recipe.model, folder / "task_predictor")
+    return folder
+
+
+def test_a_model_with_tasks_is_told_them_and_predicts_them(tasked: Path, tiny_editor: Path, tmp_path: Path):
+    assert [(arm.label, arm.method, arm.task) for arm in arms_of("A", str(tasked))] == [
+        ("A, true task", "emu-edit", "true"),
+        ("A, predicted task", "emu-edit", "predicted"),
+    ]
+    assert [(arm.label, arm.method, arm.task) for arm in arms_of("B", str(tiny_editor))] == [
+        ("B", "instruct-pix2pix", None)
+    ]
+    alone = Path(shutil.copytree(tasked, tmp_path / "alone", ignore=lambda *_: ["task_predictor"]))
+    assert [arm.task for arm in arms_of("C", str(alone))] == ["true"]
+
+
+def test_the_command_measures_and_goes_on(
+    tasked: Path,
+    tiny_editor: Path,
+    tiny_clip: Path,
+    recogniser: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    few = {name: OPERATIONS[name] for name in ("remove", "detect", "to_map", "from_depth", "text_add")}
+    monkeypatch.setattr(task_edits, "OPERATIONS", few)
+    out = tmp_path / "out"
+    command = ["evaluate", "tasks", "--num", "2", "--steps", "1", "-o", str(out), "--device", "cpu",
+               "--clip", str(tiny_clip), "--recogniser", str(recogniser), "--dtype", "float32",
+               "--model", f"told={tasked}", "--model", f"plain={tiny_editor}"]  # fmt: skip
+
+    def run() -> dict[str, Any]:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 0
+        return json.loads((out / "results.json").read_text())
+
+    found = run()
+    whole = (out / "rows.jsonl").read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert len(rows) == 3 * 10
+    groups = found["groups"]
+    labels = ["told, true task", "told, predicted task", "plain"]
+    assert list(groups["all"]["means"]) == labels
+    assert groups["all"]["means"]["plain"]["l1"]["n"] == 10
+    assert "task_right" in groups["all"]["means"][labels[1]]
+    assert {"made", "kept"} <= set(groups["remove"]["means"]["plain"])
+    detected = groups["detect"]["means"]["plain"]
+    assert "overlap" in detected and "made" not in detected
+    first, plain = (groups["all"]["means"][label]["l1"]["value"] for label in (labels[0], "plain"))
+    assert groups["all"]["differences"]["plain"]["l1"]["value"] == pytest.approx(plain - first, abs=2e-4)
+    assert "told, predicted task against the first" in (out / "results.md").read_text()
+    assert (out / "report.html").read_text().count("<img") == 10 * (2 + 3)
+
+    (out / "rows.jsonl").write_text("".join(f"{line}\n" for line in whole.splitlines()[:10]))
+    assert run() == found
+    assert sorted((out / "rows.jsonl").read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_vision_tasks_are_among_the_known():
+    assert set(vision.TASKS.values()) <= set(KNOWN)
