@@ -9,9 +9,12 @@ from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import held_out, scene_rng
 from wordbrush.storybook.vision import (
     BOX_COLOUR,
+    CONTOUR_COLOUR,
+    HOLE_COLOUR,
     SHAPE_COLOUR,
     SLOT_COLOURS,
     TASKS,
+    UNSEEN,
     WEIGHTS,
     VisionEdit,
     draw_vision_edit,
@@ -32,7 +35,13 @@ def test_every_operation_has_a_task_of_the_taxonomy_and_a_weight():
     assert len(tasks.TASKS) == 16
 
 
-@pytest.mark.parametrize("operation", WEIGHTS)
+def test_tasks_for_inversion_are_of_no_known_task_and_never_drawn_by_chance():
+    assert not set(UNSEEN.values()) & set(tasks.TASKS)
+    drawn = {draw_vision_edit(scene_rng("train", number)).operation for number in range(200)}
+    assert drawn == set(WEIGHTS)
+
+
+@pytest.mark.parametrize("operation", [*WEIGHTS, *UNSEEN])
 def test_the_same_number_gives_the_same_edit(operation: str, render: Renderer):
     one, two = (render_vision_edit(render, draw(operation)) for _ in range(2))
     assert draw(operation) == draw(operation) != draw(operation, 1)
@@ -65,6 +74,33 @@ def test_a_segment_is_exactly_the_objects_visible_pixels(render: Renderer):
     before, after = (pixels(p) for p in render_vision_edit(render, edit))
     mask = render(edit.scene).masks[edit.item or 0]
     assert (after[mask] == SHAPE_COLOUR).all() and (after[~mask] == before[~mask]).all()
+
+
+def test_a_coarse_picture_has_few_pixels_and_the_same_colours(render: Renderer):
+    before, after = (pixels(p) for p in render_vision_edit(render, draw("upscale", 2)))
+    blocks = after.reshape(32, 4, 32, 4, 3).mean((1, 3))
+    again = np.asarray(Image.fromarray(before.astype(np.uint8)).reduce(4)).astype(int)
+    assert np.abs(again - blocks).mean() < 4 < np.abs(before - after).max()
+
+
+def test_a_hole_is_grey_and_all_else_is_as_it_was(render: Renderer):
+    edit = draw("inpaint", 2)
+    before, after = (pixels(p) for p in render_vision_edit(render, edit))
+    assert edit.hole is not None
+    left, top, right, bottom = (round(128 * share) for share in edit.hole)
+    inside = np.zeros((128, 128), dtype=bool)
+    inside[top:bottom, left:right] = True
+    assert (before[inside] == HOLE_COLOUR).all() and (before[~inside] == after[~inside]).all()
+    assert 0.06 <= inside.mean() <= 0.26
+
+
+def test_contours_are_the_rims_of_the_things(render: Renderer):
+    edit = draw("contour", 4)
+    before, after = (pixels(p) for p in render_vision_edit(render, edit))
+    changed = (before != after).any(-1)
+    things = render(edit.scene).masks.any(0)
+    assert (after[changed] == CONTOUR_COLOUR).all() and changed.any()
+    assert not changed[~things].any() and changed.sum() < 0.7 * things.sum()
 
 
 def test_maps_show_depth_and_objects(render: Renderer):

@@ -36,7 +36,12 @@ def _counting(what: str) -> Generator[Callable[[], None]]:
 def render_storybook(
     folder: Annotated[Path, typer.Argument(help="Where the shards go.")],
     count: Annotated[int, typer.Option(min=1, help="How many edits.")],
-    kind: Annotated[str, typer.Option(help="scenes, things, photographs or vision.")] = "scenes",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="scenes, things, photographs, vision; for new tasks super-resolution, inpainting, contours."
+        ),
+    ] = "scenes",
 ) -> None:
     """Render edits of the storybook world; run it again to go on where it stopped."""
     from wordbrush.storybook.dataset import KINDS, make

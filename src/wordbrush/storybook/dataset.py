@@ -34,7 +34,7 @@ from wordbrush.storybook.photographs import PhotoLibrary
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import Split, scene_rng
 from wordbrush.storybook.sprites import SpriteLibrary
-from wordbrush.storybook.vision import VisionEdit, draw_vision_edit, render_vision_edit
+from wordbrush.storybook.vision import UNSEEN, VisionEdit, draw_vision_edit, render_vision_edit
 
 SHARD = 500
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -97,7 +97,9 @@ class RenderedEdits:
         return cls([cast("Pixels", np.load(name, mmap_mode="r")) for name in names], rows, names)
 
 
-Kind = Literal["scenes", "things", "photographs", "vision"]
+Kind = Literal[
+    "scenes", "things", "photographs", "vision", "super-resolution", "inpainting", "contours"
+]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _THINGS = {name: WEIGHTS[name] for name in ("replace", "add", "resize", "move", "swap", "count")}
 """Edits that need the shapes of things, which are learned last."""
@@ -206,14 +208,15 @@ def _photograph(render: Renderer, split: Split, index: int) -> _Sample:
     return found.edit, found.before, found.after
 
 
-def _vision(render: Renderer, split: Split, index: int) -> _Sample:
-    edit = draw_vision_edit(scene_rng(split, index), split)
+def _vision(render: Renderer, split: Split, index: int, operation: str | None = None) -> _Sample:
+    edit = draw_vision_edit(scene_rng(split, index), split, operation=operation)
     return edit, *render_vision_edit(render, edit)
 
 
 _DRAW: dict[Kind, Callable[[Split, int], SceneEdit]] = {"scenes": _draw_scene, "things": _draw_thing}
 _SAMPLE: dict[Kind, Callable[[Renderer, Split, int], _Sample]] = {
     "scenes": _scene, "things": _thing, "photographs": _photograph, "vision": _vision,
+    **{cast("Kind", task): partial(_vision, operation=operation) for operation, task in UNSEEN.items()},
 }  # fmt: skip
 
 

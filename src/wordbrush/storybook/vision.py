@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from wordbrush.storybook.render import Rendered, Renderer
 from wordbrush.storybook.scenes import Scene, Split, allowed, draw_scene
@@ -22,6 +22,8 @@ SLOT_COLOURS = {
     "back": (250, 210, 50),
 }
 """Of the segmentation map; the ground is black."""
+CONTOUR_COLOUR = (0, 255, 255)
+HOLE_COLOUR = (128, 128, 128)
 WORDS = (
     "OPEN",
     "SALE",
@@ -42,6 +44,8 @@ _LINE = 2 / 128
 """Width of a box's line in sides of the picture."""
 _LETTERS = 0.2
 """Height of the lettering, likewise."""
+_COARSE = 4
+"""How many times the pixels of a side are reduced before `upscale`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class VisionEdit:
     Attributes:
         item: Number of the item in question, where there is one.
         word: The lettering, where there is some.
+        hole: Left, top, right and bottom of what is missing, in sides of the picture, where something is.
     """
 
     operation: str
@@ -61,6 +66,7 @@ class VisionEdit:
     target_caption: str
     item: int | None = None
     word: str | None = None
+    hole: tuple[float, float, float, float] | None = None
 
 
 def draw_vision_edit(
@@ -76,14 +82,22 @@ def draw_vision_edit(
             continue
         item = int(rng.integers(len(scene.items))) if operation in ("detect", "segment") else None
         word = str(rng.choice(WORDS)) if operation.startswith("text_") else None
+        hole = _draw_hole(rng) if operation == "inpaint" else None
         words = {"caption": caption(scene)}
         words |= {} if item is None else {"old": short(rng, scene, item)}
         words |= {} if word is None else {"word": word.lower()}
         before, after = _CAPTIONS[operation]
         return VisionEdit(
-            operation, TASKS[operation], scene, phrase(rng, operation, split, **words),
-            before.format(**words), after.format(**words), item, word,
+            operation, (TASKS | UNSEEN)[operation], scene, phrase(rng, operation, split, **words),
+            before.format(**words), after.format(**words), item, word, hole,
         )  # fmt: skip
+
+
+def _draw_hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A quarter to a half of each side, wherever it fits."""
+    width, height = rng.uniform(0.25, 0.5, 2)
+    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    return float(left), float(top), float(left + width), float(top + height)
 
 
 def render_vision_edit(render: Renderer, edit: VisionEdit) -> tuple[Image.Image, Image.Image]:
@@ -145,6 +159,28 @@ def _lettered(found: Rendered, edit: VisionEdit) -> Image.Image:
     return picture
 
 
+def _coarse(found: Rendered, edit: VisionEdit) -> Image.Image:
+    """As a picture of a few pixels looks when it is stretched."""
+    small = found.image.reduce(_COARSE)
+    return small.resize(found.image.size, Image.Resampling.BICUBIC)
+
+
+def _holed(found: Rendered, edit: VisionEdit) -> Image.Image:
+    picture = found.image.copy()
+    box: Any = tuple(round(share * picture.width) for share in edit.hole or ())
+    picture.paste(HOLE_COLOUR, box)
+    return picture
+
+
+def _contoured(found: Rendered, edit: VisionEdit) -> Image.Image:
+    """A line along the inner rim of every thing."""
+    pixels = np.array(found.image)
+    for mask in found.masks:
+        inner = Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(3))
+        pixels[mask & (np.asarray(inner) == 0)] = CONTOUR_COLOUR
+    return Image.fromarray(pixels)
+
+
 _Draw = Callable[[Rendered, VisionEdit], Image.Image]
 _PICTURES: dict[str, tuple[_Draw, _Draw]] = {
     "detect": (_plain, _box), "segment": (_plain, _shape),
@@ -152,6 +188,7 @@ _PICTURES: dict[str, tuple[_Draw, _Draw]] = {
     "to_sketch": (_plain, _sketch), "from_sketch": (_sketch, _plain),
     "to_map": (_plain, _map), "from_map": (_map, _plain),
     "text_add": (_plain, _lettered), "text_remove": (_lettered, _plain),
+    "upscale": (_coarse, _plain), "inpaint": (_holed, _plain), "contour": (_plain, _contoured),
 }  # fmt: skip
 _CAPTIONS: dict[str, tuple[str, str]] = {
     "detect": ("{caption}", "{caption}, a box around the {old}"),
@@ -164,6 +201,9 @@ _CAPTIONS: dict[str, tuple[str, str]] = {
     "from_map": ("the segmentation map of {caption}", "{caption}"),
     "text_add": ("{caption}", '{caption}, with the word "{word}"'),
     "text_remove": ('{caption}, with the word "{word}"', "{caption}"),
+    "upscale": ("{caption}, blurred", "{caption}"),
+    "inpaint": ("{caption}, with a grey box", "{caption}"),
+    "contour": ("{caption}", "{caption}, with lines around the things"),
 }
 # Emu Edit's name of each operation's task.
 TASKS: dict[str, str] = {
@@ -171,6 +211,8 @@ TASKS: dict[str, str] = {
     "to_sketch": "sketch", "from_sketch": "sketch", "to_map": "segmentation", "from_map": "segmentation",
     "text_add": "text", "text_remove": "text",
 }  # fmt: skip
+UNSEEN: dict[str, str] = {"upscale": "super-resolution", "inpaint": "inpainting", "contour": "contours"}
+"""Operations of tasks that no embedded model is trained on: for task inversion."""
 # How often each operation is drawn in training.
 WEIGHTS: dict[str, float] = {
     "detect": 3, "segment": 3, "to_depth": 1, "from_depth": 2, "to_sketch": 1, "from_sketch": 2, "to_map": 2,

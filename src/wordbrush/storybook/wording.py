@@ -256,6 +256,18 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "remove the text", "erase the word", "delete the lettering", 'take away the word "{word}"',
         "no text please", "clear the writing", "erase the text", "take away the lettering",
     ),
+    "upscale": (
+        "make it four times sharper", "bring back the detail", "raise the resolution", "super-resolve it",
+        "raise the detail", "bring the resolution back",
+    ),
+    "inpaint": (
+        "fill the hole", "paint what is missing", "complete the picture", "fill in the grey box",
+        "fill in what is missing", "complete the grey box",
+    ),
+    "contour": (
+        "draw a line around every thing", "outline the things in cyan", "draw the contours of the things",
+        "put a rim on every thing", "draw a cyan line around all things", "draw a rim around every thing",
+    ),
     "sharp": (
         "sharpen the picture", "make it sharper", "sharpen it", "make it crisp", "make the picture sharper",
         "make it crisp and sharper",
