@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 import wordbrush
 from tests import tiny
 from tests.data.hub_server import REPO, Hub
-from tests.training.edits import SMALL, data, picture
+from tests.training.edits import SMALL, data, picture, rows
 from tests.training.processes import run_two
 from wordbrush.cli import app
+from wordbrush.data.webdataset import write_tars
 from wordbrush.errors import UsageError
 from wordbrush.models import quiet
 from wordbrush.training.instruct_pix2pix import Config, InstructPix2PixRecipe, main
@@ -37,10 +38,11 @@ WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, wide/ (of two aspects), and text-to-image models: base/ (predicts epsilon), base-v/."""
+    """data/, wide/ (of two aspects), tars/; text-to-image models: base/ (predicts epsilon), base-v/."""
     folder = tmp_path_factory.mktemp("instruct")
     data(folder / "data")
     data(folder / "wide", (40, 36), (64, 30))
+    write_tars(folder / "tars", "train", rows(3, (30, 64)))
     tiny.save("sd1", folder / "base", in_channels=4)
     tiny.save("sd2", folder / "base-v", in_channels=4)
     (folder / "base-v" / "wordbrush.json").write_text('{"instruct-pix2pix": {"text_scale": 3.0}}')
@@ -164,7 +166,13 @@ def test_the_first_prediction_is_the_text_to_image_models(folder: Path, tmp_path
 
 
 MODES: dict[str, dict[str, Any]] = {
-    "streamed, accumulated, in buckets": {"accumulation": 2, "buckets": True, "resize_to": 36, "flip": 0.5},
+    "streamed, accumulated, in buckets": {
+        "data": ["wide", "tars"],
+        "accumulation": 2,
+        "buckets": True,
+        "resize_to": 36,
+        "flip": 0.5,
+    },  # fmt: skip
     "cached": {"flip": 0.5, "target": "sample", "gradient_checkpointing": True},
     "adapters": {"lora_rank": 2, "init_from": "editor"},
 }
@@ -174,7 +182,8 @@ MODES: dict[str, dict[str, Any]] = {
 def test_a_run_in_pieces_makes_the_same_weights_to_the_bit(
     folder: Path, tiny_checkpoint: Path, tmp_path: Path, mode: str
 ):
-    changes = {"data": [str(folder / "wide")]} | MODES[mode]
+    changes = {"data": ["wide"]} | MODES[mode]
+    changes["data"] = [str(folder / name) for name in changes["data"]]
     if "init_from" in changes:
         changes["init_from"] = str(tiny_checkpoint)
     main(settings(folder, tmp_path / "whole", **changes))
