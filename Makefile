@@ -12,13 +12,14 @@ CORE := .venv/.installed
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long bench format clean
+.PHONY: help venv demo test test-long bench tables format clean
 
 help:
 	@echo "make demo       edit a picture in examples/ with the embedded model"
 	@echo "make test       lint, types, import rules and the test suite"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make bench      time our runtime against diffusers' pipeline"
+	@echo "make tables     put the tables of the last evaluations into README.md and docs/"
 	@echo "make format     let ruff fix what it can"
 	@echo "make venv       set up .venv for development"
 	@echo "make clean      remove everything that make and the tools made, except .cache/"
@@ -59,6 +60,9 @@ test-long: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/speed.py
+
+tables: $(CORE)
+	$(BIN)/python docs/tables.py
 
 format: $(DEV)
 	$(BIN)/ruff check --fix

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`(wordbrush [^`]+)`")
+
+
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -84,3 +88,43 @@ def test_dotted_names_exist(page: Path):
     for name in set(re.findall(r"`(wordbrush(?:\.\w+)+)`", text)) - {"wordbrush.json"}:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), f"{page.name} names {name}"
+
+
+def test_the_readme_shows_the_table_of_a_command():
+    tables = TABLES["blocks"]((ROOT / "README.md").read_text(encoding="utf-8"))
+    table = tables["out/evaluate-storybook/table.md"]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10 and {len(row) for row in rows} == {4}
+    for row in rows[2:]:
+        assert int(row[1]) > 0 and all(re.match(r"\d+\.\d % \(\d+\.\d - \d+\.\d\)", cell) for cell in row[2:])
+    assert "`wordbrush evaluate storybook --num " in table
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_whole(page: Path):
+    for table in TABLES["blocks"](page.read_text(encoding="utf-8")).values():
+        assert table.startswith("| ") and table.endswith("\n")
+
+
+def test_a_page_gets_the_tables_that_there_are(tmp_path: Path):
+    page, table = tmp_path / "page.md", tmp_path / "table.md"
+    block = "<!-- table: {} -->\n{}<!-- end of table -->\n"
+    page.write_text(
+        "# Page\n" + block.format("table.md", "") + "between\n" + block.format("none.md", "| old |\n")
+    )
+    for text in (
+        "| a |\n| --- |\n| \\\\1 |\n",
+        "| b |\n",
+    ):  # nothing in it is taken for a group of the pattern
+        table.write_text(text)
+        for _ in range(2):
+            assert TABLES["refresh"](page, tmp_path) == [
+                "page.md: table.md", "page.md: no none.md, its table stays as it is"
+            ]  # fmt: skip
+            assert TABLES["blocks"](page.read_text()) == {"table.md": text, "none.md": "| old |\n"}
+    assert page.read_text().startswith("# Page\n<!--") and "between\n" in page.read_text()
+    page.write_text("    <!-- table: table.md -->\n")  # an example
+    assert not TABLES["refresh"](page, tmp_path)
+    page.write_text("<!-- table: table.md -->\n")
+    with pytest.raises(ValueError, match="other half"):
+        TABLES["refresh"](page, tmp_path)

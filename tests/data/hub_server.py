@@ -1,4 +1,4 @@
-"""A server that speaks as much of the hub's HTTP as data sets need, and a process that talks to it."""
+"""A server that speaks as much of the hub's HTTP as is needed here, and a process that talks to it."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ REPO = "owner/edits"
 
 
 class Hub:
-    """One data set of files; remembers what it was asked.
+    """One data set of files, and a model to upload; remembers what it was asked.
 
     Attributes:
         files: Name -> content.
@@ -65,7 +65,9 @@ class Hub:
         path = unquote(urlsplit(request.path).path)
         self.asked.append(f"{request.command} {path}")
         resolved = f"/datasets/{REPO}/resolve/{COMMIT}/"
-        if path == f"/api/datasets/{REPO}/revision/main":
+        if path == "/api/whoami-v2":
+            _reply(request, {"name": "owner"})
+        elif path == f"/api/datasets/{REPO}/revision/main":
             _reply(request, {"id": REPO, "sha": COMMIT, "siblings": [{"rfilename": n} for n in self.files]})
         elif path in (f"/api/datasets/{REPO}/tree/{COMMIT}", f"/api/datasets/{REPO}/tree/main"):
             files = self.uploaded if path.endswith("main") else self.files
@@ -112,7 +114,7 @@ class Hub:
             files = json.loads(body)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
             _reply(request, {"files": modes, "commitOid": COMMIT})
-        elif path == f"/api/datasets/{REPO}/commit/main":
+        elif path in (f"/api/datasets/{REPO}/commit/main", f"/api/models/{REPO}/commit/main"):
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":

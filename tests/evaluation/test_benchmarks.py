@@ -291,4 +291,5 @@ def test_every_card_is_whole():
             "l1", "l2", "clip_sim_image", "clip_sim_dir", "clip_sim_1", "dino_sim", "lpips",
             "efficientnet_lite0_distance",
         }  # fmt: skip
+    assert MAGICBRUSH.card()["metric_models"] == ["openai/clip-vit-base-patch32", "facebook/dino-vits16"]
     assert Entry().settings_for(MAGICBRUSH) == {"detail": False, "steps": 100}

@@ -47,7 +47,10 @@ def test_a_guidance_grid_has_a_picture_for_every_pair(
              "--clip", str(tiny_clip), "--dtype", "float32", "-o", str(tmp_path / "out"))  # fmt: skip
     code, out, err = shell(*words)
     assert (code, out, err) == (0, f"{tmp_path / 'out' / 'report.html'}\n", "")
-    cells = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    about, cells = results["about"], results["cells"]
+    assert about["method"] == "instruct-pix2pix" and about["settings"]["steps"] == 1
+    assert about["instruction"] == "make it <night>" and len(about["picture"]) == 64
     assert [(c["text_scale"], c["image_scale"]) for c in cells] == [
         (t, i) for t in (1.0, 7.5) for i in (1.0, 1.5, 2.0)
     ]

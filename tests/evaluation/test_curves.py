@@ -228,10 +228,24 @@ def test_the_report_holds_everything_itself(whole: Path):
         ]
 
 
+def test_the_table_has_both_ends_of_each_curve(whole: Path):
+    lines = (whole / "table.md").read_text().splitlines()
+    points = json.loads((whole / "results.json").read_text())["points"]
+    assert [line.split(" | ")[:3] for line in lines[2:10]] == [
+        [f"| {p['curve']}", f"{p['size']} px", f"{p['setting'].replace('_', ' ')} {p['value']:g}"]
+        for p in points
+    ]
+    assert all(
+        f"{p['means'][KEPT]['value']:.3f} ± " in line for p, line in zip(points, lines[2:], strict=False)
+    )
+    assert "over 5 edits" in lines[11] and sum(line.startswith("At ") for line in lines) == 2
+
+
 def test_labels_are_text(plan: Plan, judges: list[Judge], tiny_editor: Path, tmp_path: Path):
-    lines = make_lines([f"<b>&={tiny_editor}", f"two={tiny_editor}"], SWEPT[:1])
+    lines = make_lines([f"<b>&={tiny_editor}", f"two|three={tiny_editor}"], SWEPT[:1])
     small = replace(plan, lines=lines, examples=plan.examples[:2], scales=(1,))
     run(small, judges, tmp_path)
+    assert r"| two\|three |" in (tmp_path / "table.md").read_text()
     text = (tmp_path / "report.html").read_text()
     assert "<b>" not in text and "&lt;b&gt;&amp;" in text
 

@@ -1,8 +1,10 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from wordbrush.evaluation.metrics import MAX_PSNR, Mean, l1, l2, psnr, resamples, ssim
 
@@ -12,6 +14,14 @@ def test_l1_and_psnr_by_hand():
     assert l1(one, other) == pytest.approx([0.1, 0.1])
     assert psnr(one, other) == pytest.approx([20.0, 20.0], abs=1e-3)
     assert psnr(one, one) == [MAX_PSNR] * 2 and l1(one, one) == [0.0, 0.0]
+
+
+def test_psnr_is_that_of_torchmetrics():
+    one, other = torch.rand(2, 4, 3, 12, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    options: Any = {"data_range": 2.0, "reduction": "none", "dim": (1, 2, 3)}
+    assert psnr(one, other) == pytest.approx(
+        peak_signal_noise_ratio(one, other, **options).tolist(), abs=1e-4
+    )
 
 
 def test_psnr_inside_a_mask_sees_nothing_else():

@@ -179,6 +179,9 @@ def test_the_whole_report(
         "recogniser",
     ):
         assert expected in text
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("\n| ") == 1 + 4 + len(OPERATIONS) and "| move * | 2 |" in table
+    assert f"`wordbrush evaluate storybook --num 2 --model {whole_model}`" in table
     with Image.open(tmp_path / "out" / "edits.png") as grid:
         assert grid.width > 3 * 3 * 128
     assert found["photographs"]["edited"]["all"]["l1"]["value"] > 0 and "Photographs of scikit-image" in text

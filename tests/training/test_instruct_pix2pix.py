@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionInstructPix2PixPipeline
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -19,23 +22,27 @@ from typer.testing import CliRunner
 
 import wordbrush
 from tests import tiny
-from tests.training.edits import SMALL, data, picture
+from tests.data.hub_server import REPO, Hub
+from tests.training.edits import SMALL, data, picture, rows
 from tests.training.processes import run_two
 from wordbrush.cli import app
+from wordbrush.data.webdataset import write_tars
 from wordbrush.errors import UsageError
 from wordbrush.models import quiet
 from wordbrush.training.instruct_pix2pix import Config, InstructPix2PixRecipe, main
 from wordbrush.training.loop import TrainingError, train
+from wordbrush.training.publishing import write_card
 
 WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, wide/ (of two aspects), and text-to-image models: base/ (predicts epsilon), base-v/."""
+    """data/, wide/ (of two aspects), tars/; text-to-image models: base/ (predicts epsilon), base-v/."""
     folder = tmp_path_factory.mktemp("instruct")
     data(folder / "data")
     data(folder / "wide", (40, 36), (64, 30))
+    write_tars(folder / "tars", "train", rows(3, (30, 64)))
     tiny.save("sd1", folder / "base", in_channels=4)
     tiny.save("sd2", folder / "base-v", in_channels=4)
     (folder / "base-v" / "wordbrush.json").write_text('{"instruct-pix2pix": {"text_scale": 3.0}}')
@@ -52,7 +59,9 @@ def batch_of(recipe: InstructPix2PixRecipe, count: int) -> Any:
     return default_collate([samples[i] for i in range(count)])
 
 
-def stated_formula(base: Path, batch: Any, *, rate: float) -> tuple[nn.Module, Tensor, Any, Tensor, Tensor]:
+def stated_formula(
+    base: Path, batch: Any, *, rate: float, prediction_type: str | None
+) -> tuple[nn.Module, Tensor, Any, Tensor, Tensor]:
     """Diffusers' train_instruct_pix2pix.py, with stock classes; its random numbers are given."""
     with quiet():
         parts = StableDiffusionInstructPix2PixPipeline.from_pretrained(base).components
@@ -66,7 +75,8 @@ def stated_formula(base: Path, batch: Any, *, rate: float) -> tuple[nn.Module, T
     unet.conv_in = new_conv_in
     unet.register_to_config(in_channels=8)
 
-    scheduler = DDPMScheduler.from_config(parts["scheduler"].config)
+    kind = prediction_type or parts["scheduler"].config.prediction_type
+    scheduler = DDPMScheduler.from_config(parts["scheduler"].config, prediction_type=kind)
     original, edited = (batch["pixels"][:, i].float() / 127.5 - 1 for i in (0, 1))
 
     def ids(texts: list[str]) -> Tensor:
@@ -106,11 +116,15 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("base", ["base", "base-v"])
-def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path: Path, base: str):
+@pytest.mark.parametrize(
+    ("base", "kind"), [("base", None), ("base-v", None), ("base", "v_prediction"), ("base-v", "epsilon")]
+)
+def test_loss_and_gradients_are_those_of_diffusers_script(
+    folder: Path, tmp_path: Path, base: str, kind: str | None
+):
     config = settings(
         folder, tmp_path, init_from=str(folder / base), target="sample", resize_to=36,
-        dropout=0.2,
+        dropout=0.2, prediction_type=kind,
     )  # fmt: skip
     recipe = InstructPix2PixRecipe(config)
     batch = batch_of(recipe, 10)
@@ -118,12 +132,15 @@ def test_loss_and_gradients_are_those_of_diffusers_script(folder: Path, tmp_path
     kinds = [u < 0.2, (u >= 0.2) & (u < 0.4), (u >= 0.4) & (u < 0.6), u >= 0.6]
     assert all(kind.any() for kind in kinds)  # every kind of dropout is there
     loss = recipe.losses(recipe.model, batch)["loss"]
-    theirs, expected, *_ = stated_formula(folder / base, batch, rate=0.2)
+    theirs, expected, *_ = stated_formula(folder / base, batch, rate=0.2, prediction_type=kind)
     assert abs(loss.item() - expected.item()) < 1e-5
     found, wanted = gradients(recipe.model, loss), gradients(theirs, expected)
     assert found.keys() == wanted.keys() and len(found) > 50
     assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in found)
     assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1e-2
+    recipe.export(recipe.model, tmp_path)
+    stored = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert stored["prediction_type"] == (kind or ("epsilon" if base == "base" else "v_prediction"))
 
 
 def test_timesteps_are_drawn_by_their_min_snr_weights(folder: Path, tmp_path: Path):
@@ -149,7 +166,13 @@ def test_the_first_prediction_is_the_text_to_image_models(folder: Path, tmp_path
 
 
 MODES: dict[str, dict[str, Any]] = {
-    "streamed, accumulated, in buckets": {"accumulation": 2, "buckets": True, "resize_to": 36, "flip": 0.5},
+    "streamed, accumulated, in buckets": {
+        "data": ["wide", "tars"],
+        "accumulation": 2,
+        "buckets": True,
+        "resize_to": 36,
+        "flip": 0.5,
+    },  # fmt: skip
     "cached": {"flip": 0.5, "target": "sample", "gradient_checkpointing": True},
     "adapters": {"lora_rank": 2, "init_from": "editor"},
 }
@@ -159,7 +182,8 @@ MODES: dict[str, dict[str, Any]] = {
 def test_a_run_in_pieces_makes_the_same_weights_to_the_bit(
     folder: Path, tiny_checkpoint: Path, tmp_path: Path, mode: str
 ):
-    changes = {"data": [str(folder / "wide")]} | MODES[mode]
+    changes = {"data": ["wide"]} | MODES[mode]
+    changes["data"] = [str(folder / name) for name in changes["data"]]
     if "init_from" in changes:
         changes["init_from"] = str(tiny_checkpoint)
     main(settings(folder, tmp_path / "whole", **changes))
@@ -211,6 +235,18 @@ def test_accumulation_and_two_processes_make_the_gradient_of_one_large_batch(fol
     assert not (tmp_path / "two" / "state" / "step-2").exists()
 
 
+def test_half_precision_makes_about_the_same_gradient(folder: Path, tmp_path: Path):
+    def gradient(precision: str) -> Tensor:
+        AcceleratorState._reset_state()  # it holds one precision for the life of a process
+        found = first_gradient(settings(folder, tmp_path / precision, mixed_precision=precision))
+        AcceleratorState._reset_state()
+        return torch.cat([part.flatten() for part in found])
+
+    whole, half = gradient("no"), gradient("bf16")
+    assert not torch.equal(whole, half)
+    assert float((whole - half).norm() / whole.norm()) < 0.05
+
+
 def test_numbers_that_went_wrong_stop_it_with_step_and_rows_named(folder: Path, tmp_path: Path):
     config = settings(folder, tmp_path)
     recipe = InstructPix2PixRecipe(config)
@@ -237,11 +273,15 @@ def test_an_infinite_gradient_stops_it_too(folder: Path, tmp_path: Path):
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a whole run with all that is looked at and written."""
     output = tmp_path_factory.mktemp("trained") / "my-editor"
-    main(settings(
-        folder, output, init_from=str(folder / "base-v"), validation=str(folder / "wide"), validation_steps=2,
-        validation_edits=2, preflight=True,
-    ))  # fmt: skip
+    main(run_with_looks(folder, output).model_copy(update={"preflight": True}))
     return output
+
+
+def run_with_looks(folder: Path, output: Path) -> Config:
+    return settings(
+        folder, output, init_from=str(folder / "base-v"), validation=str(folder / "wide"), validation_steps=2,
+        validation_edits=2, log_steps=2,
+    )  # fmt: skip
 
 
 def test_the_model_opens_everywhere_and_starts_another_run(trained: Path, folder: Path, tmp_path: Path):
@@ -272,11 +312,65 @@ def test_held_out_edits_are_looked_at(trained: Path):
     assert [event.step for event in board.Scalars("validation/L1 to target")] == [2, 3]
 
 
-def test_the_card_says_what_it_is(trained: Path):
+def test_a_look_that_is_taken_again_counts_once(trained: Path, folder: Path, tmp_path: Path):
+    """As by a run that was killed after the look and before its state was kept."""
+    output = Path(shutil.copytree(trained, tmp_path / "my-editor"))
+    (output / "state" / "step-3").rename(output / "state" / "step-1")
+    main(run_with_looks(folder, output))
+    rows = [json.loads(line) for line in (output / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 3]
+    board = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert [image.step for image in board.Images("before, edited, target")] == [2, 3]
+    card = (output / "model" / "README.md").read_text()
+    assert card.count("\n| 2 | 0.") == card.count("\n| 3 | 0.") == 1
+
+
+def test_the_card_says_what_it_is(trained: Path, folder: Path):
     card = (trained / "model" / "README.md").read_text()
+    known = ModelCard.load(trained / "model" / "README.md").data
+    assert known.pipeline_tag == "image-to-image" and known.base_model is None and known.datasets == []
+    assert (
+        "On 2 held-out edits of wide" in card
+        and "| data | data |" in card
+        and "| init_from | base-v |" in card
+    )
+    assert str(folder) not in card
     assert "# my-editor" in card and "| L1 to target |" in card and "| steps | 3 |" in card
     assert "3 steps, 6 samples" in card and (trained / "model" / "validation.png").exists()
     assert wordbrush.__version__ in card
+
+
+def test_a_card_names_the_hubs_models_and_data_sets_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(folder.parent)
+    local = f"{folder.name}/data"  # which looks like a hub id
+    given = {"settings": {"data": ["owner/edits", local], "resume": None}, "output": tmp_path}
+    write_card(tmp_path, title="x", use="", base="owner/model", datasets=["owner/edits", local], **given)
+    known = ModelCard.load(tmp_path / "README.md")
+    assert known.data.base_model == "owner/model" and known.data.datasets == ["owner/edits"]
+    assert "| data | owner/edits, data |" in known.text and "Not evaluated during training" in known.text
+
+
+def test_a_finished_model_is_uploaded(
+    trained: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    output = Path(shutil.copytree(trained, tmp_path / "my-editor"))
+    hub = Hub({})
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    main(run_with_looks(folder, output).model_copy(update={"push_to_hub": REPO}))
+    hub.close()
+    files = {str(path.relative_to(output / "model")): path for path in (output / "model").rglob("*.*")}
+    assert hub.uploaded == {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.uploaded and "README.md" in hub.uploaded
+    assert hub.url in capsys.readouterr().out and hub.tokens == {"Bearer hf_secret"}
 
 
 def test_adapters_are_used_by_edit(tiny_checkpoint: Path, folder: Path, tmp_path: Path):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from tests.training.processes import run_two
 from wordbrush.training.config import LoopConfig
-from wordbrush.training.loop import Batch, TrainingError, train
+from wordbrush.training.loop import Averaged, Batch, TrainingError, train
 
 
 class Noise(Dataset[dict[str, Any]]):
@@ -73,6 +73,28 @@ def test_a_run_in_pieces_makes_the_same_weights_to_the_bit(tmp_path: Path, ema: 
     ]
     assert reached == [1, 2, 3, 4, 5, 6]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "pieces"))
+
+
+def test_what_is_exported_is_the_moving_average(tmp_path: Path):
+    seen: list[dict[str, Tensor]] = []
+    recipe = Denoise()
+
+    def keep(step: int, averaged: Averaged) -> None:
+        seen.append({name: value.clone() for name, value in recipe.model.state_dict().items()})
+
+    train(recipe, settings(tmp_path, ema_decay=0.3), on_step=keep)
+    expected = seen[0]
+    for number, after in enumerate(seen[1:], 1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = {name: decay * expected[name] + (1 - decay) * after[name] for name in after}
+    assert all(torch.allclose(value, weights(tmp_path)[name], atol=1e-7) for name, value in expected.items())
+    assert not same(weights(tmp_path), seen[-1])
+
+
+def test_the_log_ends_with_the_last_step(tmp_path: Path):
+    train(Denoise(), settings(tmp_path, steps=5))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["samples"]) for row in rows] == [(2, 8), (4, 16), (5, 20)]
 
 
 def test_another_seed_makes_other_weights(tmp_path: Path):

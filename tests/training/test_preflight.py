@@ -11,7 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests import tiny
 from wordbrush.training.config import LoopConfig
-from wordbrush.training.preflight import estimate, free_memory
+from wordbrush.training.loop import TrainingError
+from wordbrush.training.preflight import Need, check, estimate, free_memory
 
 
 def inputs(count: int, device: str) -> dict[str, Any]:
@@ -76,6 +77,14 @@ def test_checkpointing_and_half_precision_and_frozen_weights_need_less(unet: Any
 def test_operations_grow_with_the_batch(unet: Any):
     assert need(unet, 8).flops == pytest.approx(4 * need(unet, 2).flops, rel=0.02)
     assert need(unet, 2, accumulation=3).flops == 3 * need(unet, 2).flops
+
+
+def test_what_the_disk_cannot_hold_is_refused(tmp_path: Path):
+    config = LoopConfig(output=tmp_path / "new" / "run", steps=1, batch_size=1, learning_rate=1.0)
+    line = check(Need(memory=0, disk=2**20, flops=1e9), config, torch.device("cpu"))
+    assert "hours for 1 steps" in line
+    with pytest.raises(TrainingError, match=r"GiB of disk, and .* GiB are free at .*new/run: choose another"):
+        check(Need(memory=0, disk=2**60, flops=1e9), config, torch.device("cpu"))
 
 
 def test_free_memory_is_a_part_of_what_the_machine_has():

@@ -19,7 +19,7 @@ from wordbrush.evaluation.identity import DATA, fingerprint, identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.metrics import Mean
-from wordbrush.evaluation.report import to_json
+from wordbrush.evaluation.report import markdown_table, to_json
 from wordbrush.images import open_image
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
@@ -206,14 +206,14 @@ def to_markdown(benchmark: Benchmark, found: Mapping[str, Any]) -> str:
     """The results as a table under the papers' names, and the card; intervals are bootstrap 95 %."""
     names = [name for name in benchmark.columns if any(name in means for means in found["groups"].values())]
     head = ["", "n", *(benchmark.columns[name] for name in names)]
-    lines = [head, ["---"] * len(head)]
+    lines: list[list[str]] = []
     for group, means in found["groups"].items():
         count = str(max((int(mean["n"]) for mean in means.values()), default=0))
         lines.append([group, count, *(_number(means.get(name)) for name in names)])
     judges = "; ".join(json.dumps(judge) for judge in found["judges"])
     parts = [
         f"# {benchmark.title}: {found['model']['name']}, {found['method']}",
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        markdown_table(head, lines),
         f"Protocol. {benchmark.protocol}.",
         f"Known bad rows: {found['known_bad']}. {benchmark.known_bad}",
         f"Licence of the data: {benchmark.licence}. SHA-256 of the data: {found['data']['sha256']}.",

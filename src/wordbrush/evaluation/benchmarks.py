@@ -59,7 +59,8 @@ class Benchmark:
     def card(self) -> dict[str, Any]:
         """What a report says about it."""
         names = ("name", "title", "hub_id", "licence", "access", "known_bad", "protocol")
-        return {name: getattr(self, name) for name in names}
+        models = [name for name in (self.clip, self.dino) if name]
+        return {name: getattr(self, name) for name in names} | {"metric_models": models}
 
     def open(self, source: str | None, split: str | None) -> tuple[Path, list[BenchmarkEdit]]:
         """Its folder and its edits.

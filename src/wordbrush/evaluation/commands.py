@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -231,14 +232,16 @@ def evaluate_guidance_grid(
 
     texts = _numbers("--text-scales", text_scales, float)
     scales = _numbers("--image-scales", image_scales, float)
+    source = open_image(picture)
     request = wordbrush.EditRequest(
-        open_image(picture).image.convert("RGB"), instruction, source_caption, target_caption, seed=seed
+        source.image.convert("RGB"), instruction, source_caption, target_caption, seed=seed
     )
     editor = wordbrush.load(model, method, device=device, dtype=dtype, **_given(steps=steps))
     judges = _judges(clip, clip_input, dino, lpips, device)
     with progress() as show:
         grid = make_grid(editor, request, texts, scales, judges, show)
-    about = {"model": identity(model), "seed": seed, "judges": [judge.identity for judge in judges]}
+    about = {"model": identity(model), "method": method, "settings": asdict(editor.settings), "seed": seed}
+    about |= {"picture": source.sha256, "judges": [judge.identity for judge in judges]}
     write_grid(grid, about, output)
     print(output / "report.html")
 

@@ -23,6 +23,7 @@ from wordbrush.evaluation.curves import (
 from wordbrush.evaluation.judges import Judge
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
+from wordbrush.evaluation.report import markdown_table
 from wordbrush.evaluation.sweeps import Line, words
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
@@ -31,7 +32,7 @@ _SIDE = 160
 
 
 def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) -> list[str]:
-    """Measure what is missing, and write report.html, results.json, points.csv and the figures.
+    """Measure what is missing, and write report.html, results.json, points.csv, table.md and the figures.
 
     Returns:
         What the curves say, a sentence for each pair.
@@ -45,6 +46,7 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
     written = {
         "results.json": results_as_json(about, points, [comparison.as_json() for comparison in comparisons]),
         "points.csv": points_as_csv(points),
+        "table.md": to_table(points, sentences),
         "report.html": _report(plan, about, points, sentences, list(drawings.values()), folder),
         **drawings,
     }
@@ -71,6 +73,21 @@ def conclude(comparison: Comparison) -> str:
     else:
         verdict = f"the 95 % intervals of {c.one} and {c.other} overlap everywhere on {where}"
     return f"At {size}, {verdict}; mean difference in image similarity {float(c.gain[:, 0].mean()):+.3f}."
+
+
+def to_table(points: Sequence[Point], sentences: Sequence[str]) -> str:
+    """Where each curve begins and ends, and what the curves say: for a page that shows no more."""
+    curves: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        curves.setdefault((point.curve, point.size), []).append(point)
+    head = ["curve", "size", "from and to", LABELS[DIRECTION], LABELS[KEPT]]
+    rows = [
+        [curve, f"{size} px", f"{words(p.setting)} {p.value:g}", *(_cell(p, n) for n in (DIRECTION, KEPT))]
+        for (curve, size), own in curves.items()
+        for p in (own[0], own[-1])
+    ]
+    note = f"Means over {points[0].means[KEPT].n:,} edits, ± half of the bootstrap 95 % interval."
+    return "\n\n".join([markdown_table(head, rows), note, *sentences]) + "\n"
 
 
 def _drawn_measures(points: Sequence[Point]) -> list[str]:

@@ -92,8 +92,10 @@ def write_grid(grid: Grid, about: dict[str, Any], folder: Path) -> None:
         {"text_scale": text, "image_scale": image} | scores
         for (text, image), scores in zip(pairs, grid.scores, strict=True)
     ]
+    texts = ("instruction", "source_caption", "target_caption")
+    asked = {name: getattr(grid.request, name) for name in texts}
     written = {
-        "results.json": json.dumps({"about": about, "cells": cells}, indent=1) + "\n",
+        "results.json": json.dumps({"about": about | asked, "cells": cells}, indent=1) + "\n",
         "report.html": _report(grid, about),
     }
     for name, text in written.items():

@@ -50,9 +50,30 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_table(found: Mapping[str, Any]) -> str:
+    """The main table of `to_markdown`, and by which command it was made: for a page that shows no more."""
+    edited, model = found["edits"]["edited"], found["model"]
+    rows = [
+        ("all but those with *", edited["all"]),
+        ("of these, pairs of thing and place that training never had", edited["held_out"]),
+        *((f"{name} *" if name in APART else name, edited[name]) for name in edited if name not in _GROUPS),
+        *((_SYSTEMS[name], found["edits"][name]["all"]) for name in ("unedited", "target")),
+    ]
+    command = f"wordbrush evaluate storybook --num {found['edits_per_operation']}"
+    command += "" if model == "storybook" else f" --model {model}"
+    table = markdown_table(("held-out edits", "n", "made", "kept"), [_shares(*row) for row in rows])
+    return f"{table}\n\nMeans with bootstrap 95 % intervals, by `{command}`.\n"
+
+
+def _shares(label: str, means: Mapping[str, Any]) -> list[str]:
+    """The columns that a row of every table of edits begins with."""
+    count = str(means["made"]["n"]) if means["made"] else "0"
+    return [label, count, *(_percent(means[name]) for name in ("made", "kept"))]
+
+
 def _edit_table(labels: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> str:
     head = ("", "edits", "made", "kept", *_DISTANCES)
-    return _table(head, [_edit_row(label, rows[name]) for name, label in labels.items()])
+    return markdown_table(head, [_edit_row(label, rows[name]) for name, label in labels.items()])
 
 
 def _operation_table(groups: Mapping[str, Any]) -> str:
@@ -61,9 +82,7 @@ def _operation_table(groups: Mapping[str, Any]) -> str:
 
 
 def _edit_row(label: str, means: Mapping[str, Any]) -> list[str]:
-    count = str(means["made"]["n"]) if means["made"] else "0"
-    shares = [_percent(means[name]) for name in ("made", "kept")]
-    return [label, count, *shares, *_distances(means)]
+    return [*_shares(label, means), *_distances(means)]
 
 
 def _distances(means: Mapping[str, Any]) -> list[str]:
@@ -80,7 +99,7 @@ def _photographs(systems: Mapping[str, Any] | None) -> list[str]:
         for system in systems
     ]
     head = ("", *_DISTANCES)
-    return ["Photographs of scikit-image, none of them seen in training:", _table(head, rows)]
+    return ["Photographs of scikit-image, none of them seen in training:", markdown_table(head, rows)]
 
 
 def _base_models(found: Mapping[str, Any]) -> list[str]:
@@ -110,7 +129,10 @@ def _training(budget: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
         ]
         for member, found in runs.items()
     ]
-    return ["Trained for, all runs of each together:", _table(("member", "runs", *_SPENT, "hardware"), rows)]
+    return [
+        "Trained for, all runs of each together:",
+        markdown_table(("member", "runs", *_SPENT, "hardware"), rows),
+    ]
 
 
 def _mean_table(label: str, means: Mapping[str, Any], *, percent: bool) -> str:
@@ -118,7 +140,7 @@ def _mean_table(label: str, means: Mapping[str, Any], *, percent: bool) -> str:
         return _percent(mean) if percent else _number(mean, 1)
 
     rows = [[name.replace("_", " "), show(mean), str(mean["n"])] for name, mean in means.items() if mean]
-    return _table((label, "mean", "n"), rows)
+    return markdown_table((label, "mean", "n"), rows)
 
 
 def _percent(mean: Mapping[str, float] | None) -> str:
@@ -132,8 +154,9 @@ def _number(mean: Mapping[str, float] | None, digits: int) -> str:
     return f"{mean['value']:.{digits}f}" if mean else "-"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts, in Markdown."""
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -33,7 +33,7 @@ from wordbrush.evaluation.base_models import (
 )
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
-from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown
+from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown, to_table
 from wordbrush.evaluation.writing import outputs_right
 from wordbrush.language_model import PART
 from wordbrush.models import resolve
@@ -189,7 +189,7 @@ class Options:
     Attributes:
         model: An embedded name or a checkpoint folder.
         num: Edits of each operation.
-        output: Folder for results.json, results.md and the grids.
+        output: Folder for results.json, results.md, table.md (the main table alone) and the grids.
         recogniser: Folder of another recogniser than the embedded one.
         settings: Of the editor, where they are not its defaults.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -231,6 +231,7 @@ def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
     }
     (options.output / "results.json").write_text(to_json(found))
     (options.output / "results.md").write_text(to_markdown(found))
+    (options.output / "table.md").write_text(to_table(found))
     return found
 
 

@@ -204,9 +204,8 @@ class InstructPix2PixRecipe:
         config = self.config
         if config.lora_rank is not None:
             save_lora(model, folder)
-            use = (
-                f"Adapters for {config.init_from}: `wordbrush edit --model {config.init_from} --lora FOLDER`."
-            )
+            base = publishing.without_path(config.init_from)
+            use = f"Adapters for {base}: `wordbrush edit PICTURE INSTRUCTION --model {base} --lora FOLDER`."
         elif config.autoencoder is not None:
             return self.save_unet(model, folder)
         else:

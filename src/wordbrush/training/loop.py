@@ -268,10 +268,14 @@ def _export(recipe: Recipe, averaged: Averaged, output: Path, accelerator: Accel
 
 
 class _Meter:
-    """Means of the losses and the rate, every `log_steps` steps, to the terminal and OUTPUT/log.jsonl."""
+    """Means of the losses and the rate, every `log_steps` steps and after the last one.
+
+    They go to the terminal and to OUTPUT/log.jsonl.
+    """
 
     def __init__(self, config: LoopConfig, step: int, num_processes: int, active: bool) -> None:
         self.log, self.every, self.active = config.output / "log.jsonl", config.log_steps, active
+        self.last = config.steps
         self.samples_per_step = config.batch_size * config.accumulation * num_processes
         self.first, self.since = step, time.monotonic()
         self.sums: dict[str, float] = {}
@@ -293,7 +297,7 @@ class _Meter:
     def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-        if step % self.every == 0 and self.active:
+        if self.active and (step % self.every == 0 or step == self.last):
             self._write(step)
 
     def _write(self, step: int) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, cast
 
 from wordbrush import __version__
 from wordbrush.errors import UsageError, one_line
+from wordbrush.models import is_hub_id
 from wordbrush.training.loop import TrainingError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -17,6 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CARD = """\
 ---
 library_name: diffusers
+pipeline_tag: image-to-image
 tags:
 - instruct-pix2pix
 - image-editing
@@ -51,7 +53,7 @@ def write_card(
     settings: Mapping[str, Any],
     output: Path,
 ) -> None:
-    """Write the README.md of a model.
+    """Write the README.md of a model; of a local path it says the last part alone.
 
     Args:
         folder: Of the model.
@@ -62,23 +64,44 @@ def write_card(
         settings: Of the run.
         output: Of the run: its logs are read.
     """
+    shown = _without_paths(settings)
     log, validation = (_last_rows(output / name) for name in ("log.jsonl", "validation.jsonl"))
     text = _CARD.format(
         title=title,
         version=__version__,
         use=use,
-        base=f"base_model: {base}\n" if _HUB_ID.fullmatch(base) else "",
-        datasets=json.dumps([name for name in datasets if _HUB_ID.fullmatch(name)]),
+        base=f"base_model: {base}\n" if is_hub_id(base) else "",
+        datasets=json.dumps([name for name in datasets if is_hub_id(name)]),
         grid="\n![before, edited, target](validation.png)\n" if (folder / "validation.png").exists() else "",
-        evaluation=_table(validation[-5:]) if validation else "Not evaluated during training.",
+        evaluation=_evaluation(validation[-5:], shown) if validation else "Not evaluated during training.",
         budget=_budget(log[-1]) if log else "Stopped before the first line of its log.",
-        settings="".join(f"| {name} | {value} |\n" for name, value in settings.items()),
+        settings="".join(f"| {name} | {value} |\n" for name, value in shown.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def without_path(name: str) -> str:
+    """Of a path of this machine its last part; a hub id, or any other word, as it is."""
+    return name if is_hub_id(name) else PureWindowsPath(name).name
+
+
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return ", ".join(map(plain, cast("list[str]", value)))
+        return without_path(value) if isinstance(value, str) else value
+
+    return {name: plain(value) for name, value in settings.items()}
+
+
 def _last_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    what = f"{settings['validation_edits']} held-out edits of {settings['validation']}"
+    note = "mean absolute differences of pixels, 0 to 1. The last column is what doing nothing scores."
+    return f"On {what}, while it was trained: {note}\n\n{_table(rows)}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.editors.instruct_pix2pix import InstructPix2Pix
 from wordbrush.editors.settings import InstructPix2PixSettings, make_settings
 from wordbrush.errors import MissingExtraError
+from wordbrush.provenance import atomic_file
 from wordbrush.training.crops import Crop
 from wordbrush.types import EditRequest
 
@@ -88,15 +89,21 @@ class Validation:
         }
 
     def _write(self, row: dict[str, Any], grid: _Picture) -> None:
-        with (self.output / LOG).open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        with atomic_file(self.output / LOG, overwrite=True) as log:
+            log.write("".join(json.dumps(line) + "\n" for line in [*self._before(row["step"]), row]).encode())
         grid.save(self.output / f".{GRID}", "PNG")
         (self.output / f".{GRID}").replace(self.output / GRID)
-        with SummaryWriter(str(self.output / "tensorboard")) as board:
+        with SummaryWriter(str(self.output / "tensorboard"), purge_step=row["step"]) as board:
             board.add_image("before, edited, target", np.asarray(grid), row["step"], dataformats="HWC")
             for name, value in row.items():
                 if name != "step":
                     board.add_scalar(f"validation/{name}", value, row["step"])
+
+    def _before(self, step: int) -> list[dict[str, Any]]:
+        """The lines up to a step: a run that was killed does its last steps, and looks, again."""
+        path = self.output / LOG
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in map(json.loads, lines) if line["step"] < step]
 
     def _grid(self, edited: Sequence[_Picture]) -> _Picture:
         width, height = self.pairs[0][0].size
