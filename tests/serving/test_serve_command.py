@@ -13,8 +13,9 @@ from PIL import Image
 
 from tests.serving.services import Command, ended, wait_for
 from wordbrush.cli import main
+from wordbrush.models import public_name
 from wordbrush.serving.jobs import JobTable
-from wordbrush.serving.starting import public_name, read_keys
+from wordbrush.serving.starting import read_keys
 
 _CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 

@@ -113,6 +113,7 @@ def serve(
         service = make_service(
             setup.load_arguments(recipe),
             translator=setup.translator,
+            safety=setup.safety,
             folder=home,
             keys=Keys(keys),
             limits=Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_size=max_size),

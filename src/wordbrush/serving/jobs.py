@@ -27,6 +27,8 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 _PIXEL = 4
 """Bytes of a pixel in a result, at most."""
 STATES: tuple[State, ...] = get_args(State)
+WITHHELD = "moderation_blocked"
+"""Why a job failed whose results were withheld; the code is OpenAI's."""
 MAX_ATTEMPTS = 2
 """How often a job is begun whose process died."""
 
@@ -52,12 +54,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     record TEXT NOT NULL DEFAULT '{}',
     error TEXT,
     heard TEXT,
-    bytes INTEGER NOT NULL DEFAULT 0
+    bytes INTEGER NOT NULL DEFAULT 0,
+    error_code TEXT
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
-_ADDED = {"heard": "TEXT", "bytes": "INTEGER NOT NULL DEFAULT 0"}
+_ADDED = {"heard": "TEXT", "bytes": "INTEGER NOT NULL DEFAULT 0", "error_code": "TEXT"}
 """Columns that a table of an earlier version lacks."""
 _DIED = "the process that edits died while it was at this job; it was tried {} times"
 
@@ -129,6 +132,8 @@ class Job:
     heard: Heard | None
     bytes: int
     """Of its files on the disk; until it has ended, what they may come to."""
+    error_code: str | None
+    """Of a job that failed, `WITHHELD` if that is why."""
 
     @property
     def num_pixels(self) -> int:
@@ -308,9 +313,9 @@ class JobTable:
         _sync(self.file(job.id, ""))  # their names, too, before the job says so
         self._end(job, "done", record=json.dumps(record))
 
-    def fail(self, job: Job, message: str) -> None:
+    def fail(self, job: Job, message: str, *, code: str | None = None) -> None:
         """A claimed job cannot be done, for a reason that its owner may read."""
-        self._end(job, "failed", error=message)
+        self._end(job, "failed", error=message, error_code=code)
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that has not ended; the job as it is then, None if there is none."""
@@ -403,15 +408,22 @@ class JobTable:
         self._base.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
 
     def _end(
-        self, job: Job, state: State, *, error: str | None = None, record: str = "{}", any_claim: bool = False
+        self,
+        job: Job,
+        state: State,
+        *,
+        error: str | None = None,
+        error_code: str | None = None,
+        record: str = "{}",
+        any_claim: bool = False,
     ) -> None:
         now = time.time()
         mine = "state IN ('queued', 'running')" if any_claim else "state = 'running' AND claim = ?"
         size = self._size(job) if state == "done" else 0
-        values = (state, now, error, record, size, job.id, *(() if any_claim else (job.claim,)))
+        values = (state, now, error, error_code, record, size, job.id, *(() if any_claim else (job.claim,)))
         with self._writing():
             changed = self._base.execute(
-                "UPDATE jobs SET state = ?, ended = ?, error = ?, record = ?, bytes = ? "
+                "UPDATE jobs SET state = ?, ended = ?, error = ?, error_code = ?, record = ?, bytes = ? "
                 f"WHERE id = ? AND {mine}",
                 values,
             ).rowcount

@@ -24,10 +24,11 @@ from typing import Any
 import wordbrush
 from wordbrush.controls import controls
 from wordbrush.editors.asked import Asked
-from wordbrush.errors import ImageError, OutputError, UsageError, WordbrushError
+from wordbrush.errors import ImageError, OutputError, UsageError, WithheldError, WordbrushError
 from wordbrush.images import FROM_STRANGERS, Picture, open_image
 from wordbrush.outputs import save_result
-from wordbrush.serving.jobs import Job, JobTable
+from wordbrush.safety import Safety
+from wordbrush.serving.jobs import WITHHELD, Job, JobTable
 from wordbrush.types import Editor, EditResult, StepInfo
 
 _IDLE = 0.02
@@ -52,6 +53,8 @@ class WorkerOptions:
     """What strangers may know of the model: a result's record says this instead of a path."""
     load: Mapping[str, Any]
     """The keywords of `wordbrush.load`."""
+    safety: Safety = Safety()
+    """What is done to results before anybody gets them."""
     max_batch: int = 4
     """Results that are made together."""
     max_pixels: float = float("inf")
@@ -209,7 +212,7 @@ def run(options: WorkerOptions, pipe: Connection) -> None:
     warnings.simplefilter("ignore")  # the libraries' remarks to their own users
     orders = _Orders(pipe)
     try:
-        editor: Editor = wordbrush.load(**options.load)
+        editor = options.safety.guard(wordbrush.load(**options.load), options.load.get("device", "auto"))
     except WordbrushError as error:
         pipe.send(("failed", str(error)))
         return
@@ -310,6 +313,8 @@ class _Desk:
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _OutOfTime):
             return self.table.fail(job, _too_long(self.options.time_limit))
+        if isinstance(error, WithheldError):
+            return self.table.fail(job, str(error), code=WITHHELD)
         if not isinstance(error, UsageError | ImageError):
             _log.error("an edit failed", exc_info=error)
         return self.table.fail(job, _explain(error))
