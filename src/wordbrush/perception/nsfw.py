@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, CLIPImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from wordbrush.errors import MissingExtraError, ModelError
 from wordbrush.models import loading, public_name, quiet
@@ -132,6 +132,8 @@ class SafetyChecker:
 
         In the folder of a whole pipeline the processor's file lies elsewhere; it is CLIP's usual one.
         """
+        from transformers import CLIPImageProcessor  # its import makes a remark, which `loading` silences
+
         model: Any = StableDiffusionSafetyChecker.from_pretrained(name, use_safetensors=True)
         try:
             processor: Any = CLIPImageProcessor.from_pretrained(name)
