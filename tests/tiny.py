@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,15 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from wordbrush.models import quiet
 
@@ -138,4 +147,26 @@ def save(family: str, folder: Path, **options: Any) -> Path:
     """Write `pipeline(family, **options)` to a folder; returns it."""
     with quiet():
         pipeline(family, **options).save_pretrained(folder)
+    return folder
+
+
+def classifier(folder: Path, labels: Sequence[str], *, leaning: int | None = None) -> Path:
+    """Write a random ViT that tells labels, and its processor; returns the folder.
+
+    Args:
+        folder: where to.
+        labels: what it tells.
+        leaning: the number of a label that it sees in every picture.
+    """
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+        patch_size=8, id2label=dict(enumerate(labels)), initializer_range=1.0,
+    )  # fmt: skip
+    model = ViTForImageClassification(config).eval()
+    if leaning is not None:
+        model.classifier.bias.data[leaning] = 1000.0
+    with quiet():
+        model.save_pretrained(folder)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

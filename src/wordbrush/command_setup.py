@@ -22,6 +22,7 @@ import wordbrush
 if TYPE_CHECKING:
     from wordbrush.controls import Control
     from wordbrush.recipe import Recipe
+    from wordbrush.safety import Safety
     from wordbrush.types import Editor
 
 
@@ -70,7 +71,25 @@ class Setup:
             "hub id of NLLB, M2M100 or Opus-MT."
         ),
     ] = "tables"
+    nsfw_check: Annotated[
+        str,
+        typer.Option(
+            help="Withhold results that are not safe for work: off, open-nsfw, or a folder or hub id of an "
+            "image classifier or of diffusers' safety checker."
+        ),
+    ] = "off"
+    watermark: Annotated[
+        bool,
+        typer.Option("--watermark", help="Mark results invisibly; `wordbrush watermark` finds the mark."),
+    ] = False
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def safety(self) -> "Safety":
+        """What is done to results before anybody gets them."""
+        from wordbrush.safety import Safety
+
+        return Safety(self.nsfw_check, self.watermark)
 
     def over(self, recipe: "Recipe") -> "Recipe":
         """The recipe with what was given in the place of what was recorded."""
@@ -97,7 +116,8 @@ class Setup:
             warnings.simplefilter("ignore")  # the libraries' remarks to their own users
         from wordbrush.languages.editor import load_editor
 
-        return load_editor(self.translator, **self.load_arguments(recipe))
+        editor = load_editor(self.translator, **self.load_arguments(recipe))
+        return self.safety.guard(editor, self.device)
 
     def load_arguments(self, recipe: "Recipe") -> dict[str, Any]:
         """The keywords of `wordbrush.load` for a recipe."""

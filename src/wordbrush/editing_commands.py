@@ -97,8 +97,9 @@ def edit(
     asked |= {"negative_prompt": negative_prompt, "task": task, "seed": seed}
     recipe = _recorded(setup, from_metadata)
     recipe = recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
-    if upscale is not None:
-        recipe = recipe.model_copy(update={"upscale": None})  # of the record: nothing is left to remark
+    again = {"upscale": upscale is not None, "watermark": setup.watermark}
+    # of the record: nothing is left to remark
+    recipe = recipe.model_copy(update={name: None for name, given in again.items() if given})
     original, cover = open_image(picture), open_image(mask) if mask else None
     factor = 1 if upscale is None else 4
     check_size(paths, (factor * original.image.width, factor * original.image.height))
@@ -118,8 +119,9 @@ def edit(
             show("Making the result larger")
             result = larger(result)
         save_result(result, paths, source=original, mask=cover, quality=quality, overwrite=force)
+        unmarked = {name: value for name, value in result.settings.items() if name != "watermark"}
         for name, path in found.items():
-            save_image(result.intermediates[name][0], path, settings=result.settings, overwrite=force)
+            save_image(result.intermediates[name][0], path, settings=unmarked, overwrite=force)
     if ranked := result.intermediates.get("task"):
         say("task: " + ", ".join(f"{name} ({share:.0%})" for name, share in ranked[0]))
     _warn(result.warnings)
@@ -183,6 +185,8 @@ def sweep(
         raise UsageError(f"a sweep over eta is for imagic: {recipe.method} has none")
     if "eta" in setup.settings:
         raise UsageError("a sweep goes over --etas: leave --eta out")
+    if setup.nsfw_check != "off" or setup.watermark:
+        raise UsageError("a sweep has no --nsfw-check and no --watermark: `wordbrush edit` has")
     folder = out or picture.with_name(f"{picture.stem}-sweep")
     check_results(folder, force=force)
     from wordbrush.diffusion.runtime import resolve_device
@@ -380,6 +384,7 @@ def batch(
     decides = {"model", "method", "dtype", "lora", "concept", "config"}
     made_with = recipe.model_dump(mode="json", include=decides)
     made_with |= {"translator": setup.translator, "settings": asdict(settings)}
+    made_with |= {name: value for name, value in asdict(setup.safety).items() if value not in ("off", False)}
     work = Batch(jobs, out, made_with=made_with)
     with progress() as show:
         show("Loading the model")
@@ -394,6 +399,21 @@ def batch(
         report = work.run(lambda: setup.load(recipe), on_row=on_row, on_step=on_row_step)
     print(f"{report.done} rows done, {report.failed} failed, {report.skipped} done before: {out / RESULTS}")
     if report.failed:
+        raise typer.Exit(1)
+
+
+@editing_app.command()
+def watermark(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures that may carry the mark of --watermark.")],
+) -> None:
+    """Look for the invisible watermark that --watermark puts in; the exit status is 1 where one lacks it."""
+    from wordbrush.images import open_image
+    from wordbrush.watermark import is_in
+
+    found = [is_in(open_image(picture).image) for picture in pictures]
+    for picture, marked in zip(pictures, found, strict=True):
+        print(f"{picture}: {'carries' if marked else 'does not carry'} the watermark")
+    if not all(found):
         raise typer.Exit(1)
 
 

@@ -25,6 +25,14 @@ class OutputError(WordbrushError):
     """A result that cannot be written."""
 
 
+class WithheldError(WordbrushError):
+    """Results that a check found not safe for work."""
+
+    def __init__(self, check: str, num_unsafe: int, num_results: int) -> None:
+        what = "the result" if num_results == 1 else f"{num_unsafe} of {num_results} results"
+        super().__init__(f"withheld: {check} finds {what} not safe for work; try other words or another seed")
+
+
 class MissingExtraError(WordbrushError):
     """Packages that only a part of Wordbrush needs are not installed."""
 

@@ -43,6 +43,11 @@ def is_hub_id(model: str | Path) -> bool:
     return isinstance(model, str) and bool(_HUB_ID.fullmatch(model)) and not Path(model).expanduser().exists()
 
 
+def public_name(model: str | Path) -> str:
+    """What strangers may know of a model: an embedded name or a hub id, of a path its last part alone."""
+    return str(model) if is_hub_id(model) else Path(model).name
+
+
 def own_settings(model: str | Path, method: str) -> dict[str, Any]:
     """A method's settings by the `wordbrush.json` in the folder of a checkpoint; {} where it says nothing.
 

@@ -25,6 +25,7 @@ class Recipe(Asked):
     lora: list[Path] = []
     concept: list[Path] = []
     upscale: str | None = None
+    watermark: str | None = None
     config: str | None = None
     source_sha256: str | None = None
     mask_sha256: str | None = None
@@ -44,6 +45,8 @@ class Recipe(Asked):
             yield "this is not the mask that the recorded edit was made with; the result will differ"
         if self.upscale is not None:
             yield f"the recorded result was made larger: --upscale {self.upscale} does it again"
+        if self.watermark is not None:
+            yield "the recorded result carries a watermark: --watermark puts it in again"
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -92,10 +92,10 @@ class Command:
         os.killpg(self.process.pid, signal.SIGKILL)
         self._close()
 
-    def stop(self) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """Ask it to end; returns its exit status."""
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(seconds)
         return self._close()
 
     def _close(self) -> int:

@@ -8,17 +8,19 @@ from typing import Any
 from wordbrush.editors import find_method
 from wordbrush.editors.settings import make_settings
 from wordbrush.languages.editor import load_editor
+from wordbrush.safety import Safety
 from wordbrush.serving import web
 from wordbrush.serving.menu import Menu
 from wordbrush.serving.visits import Visits
 from wordbrush.types import Editor
 
 
-def menu(model: Path, **settings: Any) -> Menu:
+def menu(model: Path, safety: Safety | None = None, **settings: Any) -> Menu:
     """Of one model, whose methods have these settings."""
 
     def load(name: str, method: str) -> Editor:
-        return load_editor("tables", model=name, method=method, dtype="float32", **settings)
+        editor = load_editor("tables", model=name, method=method, dtype="float32", **settings)
+        return (safety or Safety()).guard(editor, "cpu")
 
     def defaults(_: str, method: str) -> Any:
         return make_settings(find_method(method).settings, settings)

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,24 @@ def test_a_dead_process_leaves_its_jobs_to_the_next_one_by_one_and_twice_at_most
     assert "tried 2 times" in (failed.error or "")
 
 
+def test_the_jobs_of_a_worker_that_lives_are_its_own(table: JobTable):
+    first, second = table.add(new()), table.add(new())
+    life = table.hold("one")
+    (job,) = table.claim(1, size, worker="one")
+    (other,) = table.claim(1, size, worker="two")  # it died before it could say that it lives
+    assert (job.id, other.id) == (first.id, second.id)
+    elsewhere = JobTable(table.folder)
+    assert [lost.id for lost in elsewhere.recover()] == [second.id]
+    assert [late.id for late in table.overdue(-1, "one")] == [first.id]
+    assert table.overdue(-1, "two") == []
+    elsewhere.sweep()
+    assert (table.folder / "worker-one.sqlite").exists()
+    life.close()
+    assert [lost.id for lost in elsewhere.recover()] == [first.id]
+    elsewhere.sweep()
+    assert not (table.folder / "worker-one.sqlite").exists()
+
+
 def test_what_is_given_back_does_not_count_as_an_attempt(table: JobTable):
     job = table.add(new())
     table.give_back(table.claim(1, size))
@@ -201,8 +220,12 @@ def test_a_queued_job_can_be_cancelled_and_an_unknown_one_is_none(table: JobTabl
 
 def test_old_jobs_expire_and_files_without_a_job_are_swept(table: JobTable):
     job, waiting = table.add(new()), table.add(new())
-    (table.folder / "files" / "lost").mkdir()
+    for name, age in (("lost", 3600), ("arriving", 0)):
+        home = table.folder / "files" / name
+        home.mkdir()
+        os.utime(home, (time.time() - age,) * 2)
     table.sweep()
+    home.rmdir()  # it was left: another process may be adding a job
     table.cancel(job.id)
     assert table.expire(60) == 0
     assert table.expire(-1) == 1

@@ -13,8 +13,9 @@ from PIL import Image
 
 from tests.serving.services import Command, ended, wait_for
 from wordbrush.cli import main
+from wordbrush.models import public_name
 from wordbrush.serving.jobs import JobTable
-from wordbrush.serving.starting import public_name, read_keys
+from wordbrush.serving.starting import read_keys
 
 _CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
@@ -101,3 +102,59 @@ def test_10000_requests_of_a_fuzzer(tiny_checkpoint: Path, tmp_path: Path):
     began = time.monotonic()
     fuzz(tiny_checkpoint, tmp_path, 1000)  # of each of ten operations
     assert time.monotonic() - began < 3600
+
+
+def replicas(checkpoint: Path, folder: Path) -> Command:
+    """Two of them, on a Ray of their own, with their models loaded."""
+    service = Command(checkpoint, folder, "--replicas", "2", "--max-batch", "1")
+    wait_for(lambda: len(list(folder.glob("worker-*.sqlite"))) == 2, 300)
+    return service
+
+
+def accepted(service: Command, asked: dict[str, Any], count: int) -> list[str]:
+    answers = [service.client.post("/v1/edits", **asked) for _ in range(count)]
+    assert [answer.status_code for answer in answers] == [202] * count
+    return [answer.json()["id"] for answer in answers]
+
+
+def test_every_replica_knows_every_edit(tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]):
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    service = replicas(tiny_checkpoint, tmp_path / "service")
+    try:
+        asked["data"]["steps"] = "100"
+        edits = accepted(service, asked, 6)
+        table = JobTable(tmp_path / "service")
+        wait_for(lambda: table.counts()["running"] == 2)
+        for edit in edits:
+            answers = [service.client.get(f"/v1/edits/{edit}").status_code for _ in range(8)]
+            assert answers == [200] * 8
+        assert [ended(service.client, edit)["status"] for edit in edits] == ["done"] * 6
+        jobs = [job for edit in edits if (job := table.get(edit))]
+        assert len({job.worker for job in jobs}) == 2
+        results = [service.client.get(f"/v1/edits/{edit}/result").content for edit in edits]
+        assert all(result.startswith(b"\x89PNG") for result in results)
+    finally:
+        service.stop(180)
+
+
+@pytest.mark.long
+def test_a_replica_that_is_killed_loses_no_edit(tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]):
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    psutil = pytest.importorskip("psutil")
+    service = replicas(tiny_checkpoint, tmp_path / "service")
+    try:
+        edits = accepted(service, asked, 6)
+        table = JobTable(tmp_path / "service")
+        wait_for(lambda: table.counts()["running"] == 2)
+        known = set((tmp_path / "service").glob("worker-*.sqlite"))
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        victim = next(one for one in family if "ray::ServeReplica" in " ".join(one.cmdline()))
+        victim.kill()
+        wait_for(lambda: table.counts()["done"] == 6, 300)
+        wait_for(lambda: set((tmp_path / "service").glob("worker-*.sqlite")) - known, 300)  # another one
+        accepted(service, asked, 1)
+        wait_for(lambda: table.counts()["done"] == 7, 120)
+        results = [service.client.get(f"/v1/edits/{edit}/result") for edit in edits]
+        assert [result.status_code for result in results] == [200] * 6
+    finally:
+        service.stop(180)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tiny
 from tests.serving import studios
 from wordbrush.editors.session_file import load_session
 from wordbrush.provenance import read_provenance
+from wordbrush.safety import Safety
 from wordbrush.serving.visits import Visits
 
 api = pytest.importorskip(
@@ -185,6 +187,24 @@ def test_a_bad_file_is_one_clear_line(page: Any, photo: Path, tmp_path: Path):
     assert str(tmp_path) not in line.inner_text() and "gradio" not in line.inner_text()
     page.reload()
     begin(page, photo)
+
+
+def test_a_withheld_result_is_a_notice_and_nothing_of_it_is_shown(
+    browser: Any, tiny_checkpoint: Path, photo: Path, tmp_path: Path
+):
+    check = tiny.classifier(tmp_path / "strict", ["sfw", "nsfw"], leaning=1)
+    with studios.running(tiny_checkpoint, safety=Safety(nsfw_check=str(check)), steps=2) as (url, visits):
+        opened = _open(browser, url, DESKTOP)
+        page = next(opened)
+        begin(page, photo)
+        page.get_by_label("What should change?").fill("make it night")
+        page.keyboard.press("Enter")
+        page.get_by_text("withheld: strict finds the result not safe for work").wait_for()
+        page.locator("#run").wait_for()
+        assert len(turns(page)) == 1  # the original
+        [visit] = [visit for visit in visits if visit.begun]
+        assert [file.name for file in visit.home.glob("*.png")] == ["original.png"]
+        assert next(opened, None) is None
 
 
 def test_variations_are_chosen_from(page: Any, photo: Path):

@@ -51,7 +51,7 @@ def test_batch_mates_of_a_slow_edit_are_tried_by_themselves(tmp_path: Path):
         table.add(NewJob(picture, (16, 16), {"instruction": "make it night", "seed": 0}))
     editor: Any = SlowEditor()
     orders: Any = NoOrders()
-    desk = _Desk(WorkerOptions(tmp_path, "model", {}), table, editor, orders)
+    desk = _Desk(WorkerOptions(tmp_path, "model", {}), table, editor, orders, "desk")
     desk.work()
     assert table.counts()["queued"] == 2
     desk.work()

@@ -12,6 +12,7 @@ from PIL import Image
 from wordbrush import images
 from wordbrush.errors import ImageError, UsageError
 from wordbrush.types import Editor, EditRequest, OnStep
+from wordbrush.watermark import put_in_again
 
 ALPHA = 0.03
 """The paper's threshold; its scale is not stated, here channels are in [0, 1]."""
@@ -154,7 +155,7 @@ class Session:
         ):
             asked = replace(request, seed=seed, num_variations=1)
             settings = result.settings | {"seed": seed, "num_variations": 1}
-            kept = self._keep(before, image)
+            kept = put_in_again(self._keep(before, image), settings)
             made.append(Turn(number, parent, asked, kept, settings, result.warnings))
         self.turns += made
         self.current = made[0].number

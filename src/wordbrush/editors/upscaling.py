@@ -22,6 +22,7 @@ from wordbrush.editors.tuned_picture import add_adapters, twin
 from wordbrush.errors import MissingExtraError, ModelError
 from wordbrush.models import loading, quiet, resolve
 from wordbrush.types import EditResult
+from wordbrush.watermark import put_in_again
 
 NCNN_MODELS = {
     "realesrgan": "REALESRGAN_X4PLUS_UP4X",
@@ -65,7 +66,7 @@ def enlarge(result: EditResult, name: str, upscaler: Upscaler) -> EditResult:
     """A result with its pictures made larger, told what they show; its settings say by which upscaler."""
     caption = result.settings.get("target_caption") or result.settings.get("instruction", "")
     pictures = [
-        _enlarged(picture, upscaler, caption, seed)
+        put_in_again(_enlarged(picture, upscaler, caption, seed), result.settings)
         for picture, seed in zip(result.images, result.seeds, strict=True)
     ]
     return dataclasses.replace(result, images=pictures, settings=result.settings | {"upscale": name})

@@ -12,6 +12,8 @@ from wordbrush.errors import MissingExtraError
 from wordbrush.types import EditRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wordbrush.images import Picture
     from wordbrush.progress import Show
     from wordbrush.types import Editor
@@ -92,6 +94,10 @@ def serve(
     folder: Annotated[
         Path | None, typer.Option(help="Where edits wait and results lie. (default: in the user's cache)")
     ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(min=1, help="Models that work side by side, by Ray Serve, each in memory of its own."),
+    ] = 1,
 ) -> None:
     """Serve edits over HTTP, as jobs and as OpenAI's clients ask for them."""
     try:
@@ -110,9 +116,11 @@ def serve(
     home = default_folder() if folder is None else folder
     lock = lock_folder(home)
     try:
-        service = make_service(
+        make = partial(
+            make_service,
             setup.load_arguments(recipe),
             translator=setup.translator,
+            safety=setup.safety,
             folder=home,
             keys=Keys(keys),
             limits=Limits(max_bytes=max_bytes, max_pixels=max_pixels, max_size=max_size),
@@ -122,9 +130,20 @@ def serve(
             time_limit=time_limit,
             keep=keep,
         )
-        listen(service, host=host, port=port, cors_origins=cors_origin or [])
+        if replicas == 1:
+            listen(make(), host=host, port=port, cors_origins=cors_origin or [])
+        else:
+            _scaled()(make, replicas, host=host, port=port, cors_origins=cors_origin or [])
     finally:
         lock.close()
+
+
+def _scaled() -> "Callable[..., None]":
+    try:
+        from wordbrush.serving.scale import serve_replicas
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("replicas", "scale") from error
+    return serve_replicas
 
 
 @edits(serving_app)

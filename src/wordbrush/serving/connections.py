@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
 def make_server(app: FastAPI, worker: Worker) -> Server:
     """A server of the application; `worker` is told when it stops."""
     config: Any = {"log_level": "warning", "access_log": False, "server_header": False, "http": Connection}
+    config["loop"] = "asyncio"  # whatever else is installed: the same everywhere
     grace = int(worker.options.grace) + _GRACE
     return Server(uvicorn.Config(app, timeout_graceful_shutdown=grace, **config), worker)
 

@@ -20,13 +20,14 @@ from starlette.concurrency import run_in_threadpool
 from wordbrush import __version__
 from wordbrush.controls import offered
 from wordbrush.errors import ModelError
+from wordbrush.models import public_name
 from wordbrush.serving.connections import listen, make_server
 from wordbrush.serving.jobs import Job, State
 from wordbrush.serving.metrics import JobMetrics, RequestMetrics
 from wordbrush.serving.openai_edits import ImagesEdits, describe_body
 from wordbrush.serving.origins import check_origin
 from wordbrush.serving.replies import ApiError, ErrorDetail, ErrorReply, add_error_replies, error_detail
-from wordbrush.serving.service import STARTED, Service
+from wordbrush.serving.service import EDIT_FAILED, STARTED, Service
 from wordbrush.serving.uploads import BodyLimit, read_upload
 
 _KEEP_ALIVE = 15.0
@@ -287,6 +288,8 @@ class _Routes:
         ]
         model = {"id": service.model_name, "object": "model", "created": STARTED, "owned_by": "wordbrush"}
         model |= {"method": service.method.name, "needs": list(service.method.needs), "settings": settings}
+        safety = service.worker.options.safety
+        model |= {"nsfw_check": public_name(safety.nsfw_check), "watermark": safety.watermark}
         return {"object": "list", "data": [model]}
 
     async def metrics(self) -> Response:
@@ -320,7 +323,7 @@ class _Routes:
             warnings=job.record.get("warnings", [job.heard.warning] if job.heard else []),
             settings=job.record.get("settings", {}),
             english=job.heard.english if job.heard else None,
-            error=error_detail(500, job.error, "edit_failed") if job.error else None,
+            error=error_detail(500, job.error, job.error_code or EDIT_FAILED) if job.error else None,
         )
 
     async def _events(self, job: Job) -> AsyncGenerator[str]:

@@ -27,6 +27,10 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 _PIXEL = 4
 """Bytes of a pixel in a result, at most."""
 STATES: tuple[State, ...] = get_args(State)
+WITHHELD = "moderation_blocked"
+"""Why a job failed whose results were withheld; the code is OpenAI's."""
+_BEING_ADDED = 600.0
+"""Seconds after which files without a job are what a crash left: until then, one may be being added."""
 MAX_ATTEMPTS = 2
 """How often a job is begun whose process died."""
 
@@ -52,13 +56,22 @@ CREATE TABLE IF NOT EXISTS jobs (
     record TEXT NOT NULL DEFAULT '{}',
     error TEXT,
     heard TEXT,
-    bytes INTEGER NOT NULL DEFAULT 0
+    bytes INTEGER NOT NULL DEFAULT 0,
+    error_code TEXT,
+    worker TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
-_ADDED = {"heard": "TEXT", "bytes": "INTEGER NOT NULL DEFAULT 0"}
+_ADDED = {
+    "heard": "TEXT",
+    "bytes": "INTEGER NOT NULL DEFAULT 0",
+    "error_code": "TEXT",
+    "worker": "TEXT NOT NULL DEFAULT ''",
+}
 """Columns that a table of an earlier version lacks."""
+_LIFE = "worker-{}.sqlite"
+"""Locked by a worker as long as it lives."""
 _DIED = "the process that edits died while it was at this job; it was tried {} times"
 
 
@@ -129,6 +142,10 @@ class Job:
     heard: Heard | None
     bytes: int
     """Of its files on the disk; until it has ended, what they may come to."""
+    error_code: str | None
+    """Of a job that failed, `WITHHELD` if that is why."""
+    worker: str
+    """The name of the process that has claimed it, as in `JobTable.hold`."""
 
     @property
     def num_pixels(self) -> int:
@@ -142,7 +159,10 @@ class Job:
 
 
 class JobTable:
-    """The jobs of one folder; used by several threads, and by the worker's process through its own instance.
+    """The jobs of one folder, for several threads.
+
+    Every process that uses the folder, on one computer, has its own instance: that of each replica of the
+    service, and that of each worker.
 
     Args:
         folder: made if missing, readable by its owner alone.
@@ -249,8 +269,23 @@ class JobTable:
         with self._lock:
             return dict(self._base.execute("SELECT name, value FROM totals").fetchall())
 
+    def hold(self, worker: str) -> sqlite3.Connection:
+        """Show that a worker is alive until the connection is closed, or its process is gone.
+
+        Args:
+            worker: a name that nobody had before.
+        """
+        lock = _lock(self._life(worker))
+        assert lock is not None
+        return lock
+
     def claim(
-        self, most: int, key: Callable[[Job], Hashable], *, most_pixels: float = float("inf")
+        self,
+        most: int,
+        key: Callable[[Job], Hashable],
+        *,
+        most_pixels: float = float("inf"),
+        worker: str = "",
     ) -> list[Job]:
         """Take the oldest waiting job, and further ones of the same settings and key.
 
@@ -260,6 +295,7 @@ class JobTable:
             most: results of all of them together; the first may have more.
             key: has to be equal.
             most_pixels: of all results, likewise.
+            worker: who takes them; as long as it is held, nobody else gets them.
         """
         with self._writing():
             waiting = self._select("state = 'queued' ORDER BY number LIMIT 200")
@@ -280,9 +316,9 @@ class JobTable:
             token, now = secrets.token_hex(8), time.time()
             for job in chosen:
                 self._base.execute(
-                    "UPDATE jobs SET state = 'running', claim = ?, started = ?, step = 0, "
+                    "UPDATE jobs SET state = 'running', claim = ?, worker = ?, started = ?, step = 0, "
                     "attempts = attempts + 1 WHERE id = ?",
-                    (token, now, job.id),
+                    (token, worker, now, job.id),
                 )
             self._count(batches=1, wait_seconds=sum(now - job.created for job in chosen))
             return self._select("claim = ? ORDER BY number", token)
@@ -308,9 +344,9 @@ class JobTable:
         _sync(self.file(job.id, ""))  # their names, too, before the job says so
         self._end(job, "done", record=json.dumps(record))
 
-    def fail(self, job: Job, message: str) -> None:
+    def fail(self, job: Job, message: str, *, code: str | None = None) -> None:
         """A claimed job cannot be done, for a reason that its owner may read."""
-        self._end(job, "failed", error=message)
+        self._end(job, "failed", error=message, error_code=code)
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that has not ended; the job as it is then, None if there is none."""
@@ -336,8 +372,10 @@ class JobTable:
                 )
 
     def recover(self) -> list[Job]:
-        """After a worker's death: its jobs wait again, or have failed if this was their last attempt."""
-        lost = self._select("state = 'running'")
+        """The jobs of workers that died wait again, or have failed if this was their last attempt."""
+        running = self._select("state = 'running'")
+        dead = {worker for worker in {job.worker for job in running} if not self._is_alive(worker)}
+        lost = [job for job in running if job.worker in dead]
         again = [job for job in lost if job.attempts < MAX_ATTEMPTS]
         self.give_back(again, counted=True)
         for job in lost:
@@ -346,14 +384,18 @@ class JobTable:
         return lost
 
     def sweep(self) -> None:
-        """Delete the files that no job has: a crash came between them and their row."""
+        """Delete what no job has, of old files (a crash came between them and their row) and dead workers."""
         for home in (self.folder / "files").iterdir():
-            if self.get(home.name) is None:
+            if self.get(home.name) is None and _age(home) > _BEING_ADDED:
                 shutil.rmtree(home, ignore_errors=True)
+        for life in self.folder.glob(_LIFE.format("*")):
+            if (lock := _lock(life)) is not None:
+                lock.close()
+                life.unlink(missing_ok=True)
 
-    def overdue(self, seconds: float) -> list[Job]:
-        """The jobs that have been running for longer than that."""
-        return self._select("state = 'running' AND started < ?", time.time() - seconds)
+    def overdue(self, seconds: float, worker: str) -> list[Job]:
+        """The jobs that a worker has been at for longer than that."""
+        return self._select("state = 'running' AND worker = ? AND started < ?", worker, time.time() - seconds)
 
     def expire(self, seconds: float) -> int:
         """Forget the jobs that ended longer ago than that, with their files; returns how many."""
@@ -361,6 +403,17 @@ class JobTable:
         for job in old:
             self.forget(job)
         return len(old)
+
+    def _life(self, worker: str) -> Path:
+        return self.folder / _LIFE.format(worker)
+
+    def _is_alive(self, worker: str) -> bool:
+        if not worker or not self._life(worker).exists():
+            return False
+        lock = _lock(self._life(worker))
+        if lock is not None:
+            lock.close()
+        return lock is None
 
     def _make_room(self, wanted: int) -> None:
         """Forget the jobs that ended first until that many bytes are free."""
@@ -403,15 +456,22 @@ class JobTable:
         self._base.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
 
     def _end(
-        self, job: Job, state: State, *, error: str | None = None, record: str = "{}", any_claim: bool = False
+        self,
+        job: Job,
+        state: State,
+        *,
+        error: str | None = None,
+        error_code: str | None = None,
+        record: str = "{}",
+        any_claim: bool = False,
     ) -> None:
         now = time.time()
         mine = "state IN ('queued', 'running')" if any_claim else "state = 'running' AND claim = ?"
         size = self._size(job) if state == "done" else 0
-        values = (state, now, error, record, size, job.id, *(() if any_claim else (job.claim,)))
+        values = (state, now, error, error_code, record, size, job.id, *(() if any_claim else (job.claim,)))
         with self._writing():
             changed = self._base.execute(
-                "UPDATE jobs SET state = ?, ended = ?, error = ?, record = ?, bytes = ? "
+                "UPDATE jobs SET state = ?, ended = ?, error = ?, error_code = ?, record = ?, bytes = ? "
                 f"WHERE id = ? AND {mine}",
                 values,
             ).rowcount
@@ -470,13 +530,29 @@ def lock_folder(folder: Path) -> sqlite3.Connection:
         UsageError: another service uses it.
     """
     make_folder(folder)
-    lock = sqlite3.connect(folder / "lock.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
+    lock = _lock(folder / "lock.sqlite")
+    if lock is None:
+        raise UsageError(f"another service uses {folder}: give this one another --folder")
+    return lock
+
+
+def _lock(path: Path) -> sqlite3.Connection | None:
+    """Keep a file to oneself until the connection is closed, or the process is gone; None if another does."""
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.OperationalError:
         lock.close()
-        raise UsageError(f"another service uses {folder}: give this one another --folder") from error
+        return None
     return lock
+
+
+def _age(path: Path) -> float:
+    """Seconds since a folder was made or changed; 0 for one that is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _same(job: Job) -> str:

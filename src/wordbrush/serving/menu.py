@@ -10,7 +10,7 @@ from typing import Any
 from wordbrush.editors import Method
 from wordbrush.editors.fitting import fitting_methods
 from wordbrush.errors import UsageError
-from wordbrush.serving.starting import public_name
+from wordbrush.models import public_name
 from wordbrush.types import Editor
 
 _MOST_LOADED = 2

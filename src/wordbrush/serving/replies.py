@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from wordbrush.errors import ImageError, UsageError, WordbrushError
-from wordbrush.serving.jobs import DiskFullError, QueueFullError
+from wordbrush.serving.jobs import WITHHELD, DiskFullError, QueueFullError
 
 _CODES = {
     400: "invalid_request",
@@ -28,6 +28,8 @@ _CODES = {
     507: "disk_full",
 }
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_TYPES_BY_CODE = {WITHHELD: "image_generation_user_error"}
+"""Where the code says more than the status does."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +67,7 @@ def client_left() -> ApiError:
 def error_detail(status: int, message: str, code: str | None = None) -> ErrorDetail:
     """The error object for an HTTP status."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    kind = _TYPES_BY_CODE.get(code or "", kind)
     return ErrorDetail(message=" ".join(message.split()), type=kind, code=code or _CODES.get(status, kind))
 
 

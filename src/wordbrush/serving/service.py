@@ -27,6 +27,8 @@ from wordbrush.serving.worker import Worker
 
 _SLOWEST_LOOK = 0.5
 """Most seconds between two looks at a job that is followed."""
+EDIT_FAILED = "edit_failed"
+"""The code of a failure that has no other."""
 _MADE = 4
 """Times the pixels of the largest picture that one request's results may have: all are in memory at once."""
 
@@ -170,7 +172,7 @@ class Service:
         """
         if job.state == "failed":
             # Not 409 nor 5xx: OpenAI's clients would try it again.
-            raise ApiError(422, job.error or "the edit failed", code="edit_failed")
+            raise ApiError(422, job.error or "the edit failed", code=job.error_code or EDIT_FAILED)
         if job.state != "done":
             raise ApiError(409, f"the edit is {job.state}: there is no result", code="not_done")
         if index >= job.num_results:

@@ -9,7 +9,8 @@ from wordbrush.diffusion.inversion_cache import default_folder as inversions
 from wordbrush.editors import find_method, settings_for
 from wordbrush.errors import UsageError
 from wordbrush.languages import OFF, TABLES, load_translator
-from wordbrush.models import is_hub_id, resolve
+from wordbrush.models import public_name, resolve
+from wordbrush.safety import Safety
 from wordbrush.serving.jobs import JobTable
 from wordbrush.serving.service import Keys, Limits, Service
 from wordbrush.serving.worker import Worker, WorkerOptions
@@ -21,6 +22,7 @@ def make_service(
     load: Mapping[str, Any],
     *,
     translator: str = TABLES,
+    safety: Safety | None = None,
     folder: Path,
     keys: Keys | None = None,
     limits: Limits | None = None,
@@ -35,6 +37,7 @@ def make_service(
     Args:
         load: the keywords of `wordbrush.load`, "model" and "method" among them.
         translator: what turns instructions into English: see `load_translator`; "off" leaves them.
+        safety: what is done to results before anybody gets them; None for nothing.
         folder: of the jobs.
         keys: who is let in.
         limits: of one request.
@@ -60,6 +63,7 @@ def make_service(
         folder,
         model_name=public_name(model),
         load={**load, **given},
+        safety=safety or Safety(),
         max_batch=max_batch,
         max_pixels=limits.max_made,
         time_limit=time_limit,
@@ -68,11 +72,6 @@ def make_service(
     needs_english = translator != OFF and "instruction" in method.needs
     hears = load_translator(translator) if needs_english else None
     return Service(method, defaults, table, worker, limits, keys, hears)
-
-
-def public_name(model: str | Path) -> str:
-    """What strangers may know of a model: an embedded name or a hub id, of a path its last part alone."""
-    return str(model) if is_hub_id(model) else Path(model).name
 
 
 def default_folder() -> Path:

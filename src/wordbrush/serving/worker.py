@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import secrets
 import signal
 import sqlite3
 import threading
@@ -24,10 +25,11 @@ from typing import Any
 import wordbrush
 from wordbrush.controls import controls
 from wordbrush.editors.asked import Asked
-from wordbrush.errors import ImageError, OutputError, UsageError, WordbrushError
+from wordbrush.errors import ImageError, OutputError, UsageError, WithheldError, WordbrushError
 from wordbrush.images import FROM_STRANGERS, Picture, open_image
 from wordbrush.outputs import save_result
-from wordbrush.serving.jobs import Job, JobTable
+from wordbrush.safety import Safety
+from wordbrush.serving.jobs import WITHHELD, Job, JobTable
 from wordbrush.types import Editor, EditResult, StepInfo
 
 _IDLE = 0.02
@@ -52,6 +54,8 @@ class WorkerOptions:
     """What strangers may know of the model: a result's record says this instead of a path."""
     load: Mapping[str, Any]
     """The keywords of `wordbrush.load`."""
+    safety: Safety = Safety()
+    """What is done to results before anybody gets them."""
     max_batch: int = 4
     """Results that are made together."""
     max_pixels: float = float("inf")
@@ -141,8 +145,9 @@ class Worker:
         """One process from its start to its end."""
         self.table.recover()  # again, if the disk was full when the last one ended
         pipe, theirs = _CONTEXT.Pipe()
+        name = secrets.token_hex(8)
         process = _CONTEXT.Process(
-            target=run, args=(self.options, theirs), name="wordbrush-worker", daemon=True
+            target=run, args=(self.options, theirs, name), name="wordbrush-worker", daemon=True
         )
         process.start()
         theirs.close()  # so that a dead process is seen as the pipe's end
@@ -153,7 +158,7 @@ class Worker:
                 if time.monotonic() - tidied > 1:
                     tidied = time.monotonic()
                     with _logged("the table cannot be tidied"):
-                        self._tidy(process)
+                        self._tidy(process, name)
             if process.is_alive():
                 self._end(pipe, process)
             else:
@@ -179,9 +184,10 @@ class Worker:
         else:
             self.failure = text
 
-    def _tidy(self, process: BaseProcess) -> None:
+    def _tidy(self, process: BaseProcess, name: str) -> None:
         self.table.expire(self.keep)
-        overdue = self.table.overdue(self.options.time_limit + _HUNG)
+        self.table.recover()  # of another replica that died
+        overdue = self.table.overdue(self.options.time_limit + _HUNG, name)
         if len(overdue) == 1:  # of several, each is tried by itself
             self.table.fail(overdue[0], _too_long(self.options.time_limit))
         if overdue:
@@ -204,20 +210,22 @@ def _logged(what: str) -> Generator[None]:
         _log.exception(what)
 
 
-def run(options: WorkerOptions, pipe: Connection) -> None:
+def run(options: WorkerOptions, pipe: Connection, name: str) -> None:
     """The whole life of the process: load the model, then edit until told to stop."""
     warnings.simplefilter("ignore")  # the libraries' remarks to their own users
     orders = _Orders(pipe)
     try:
-        editor: Editor = wordbrush.load(**options.load)
+        editor = options.safety.guard(wordbrush.load(**options.load), options.load.get("device", "auto"))
     except WordbrushError as error:
         pipe.send(("failed", str(error)))
         return
     pipe.send(("ready", ""))
-    desk = _Desk(options, JobTable(options.folder), editor, orders)
+    table = JobTable(options.folder)
+    desk = _Desk(options, table, editor, orders, name)
     busy = False
-    while not orders.stop(0 if busy else _IDLE):
-        busy = desk.work()
+    with contextlib.closing(table.hold(name)):
+        while not orders.stop(0 if busy else _IDLE):
+            busy = desk.work()
 
 
 class _Orders:
@@ -248,8 +256,11 @@ class _Orders:
 class _Desk:
     """Takes one batch after the other."""
 
-    def __init__(self, options: WorkerOptions, table: JobTable, editor: Editor, orders: _Orders) -> None:
+    def __init__(
+        self, options: WorkerOptions, table: JobTable, editor: Editor, orders: _Orders, name: str
+    ) -> None:
         self.options, self.table, self.editor, self.orders = options, table, editor, orders
+        self.name = name
 
     def work(self) -> bool:
         """Edit one batch, if anything waits; returns whether there was one."""
@@ -257,7 +268,7 @@ class _Desk:
             return False
         self.orders.stop(_GATHER)
         most = self.options.max_pixels
-        jobs = self.table.claim(self.options.max_batch, self._key, most_pixels=most)
+        jobs = self.table.claim(self.options.max_batch, self._key, most_pixels=most, worker=self.name)
         pictures = self._open(jobs)
         jobs = [job for job in jobs if job.id in pictures]
         if jobs:
@@ -310,6 +321,8 @@ class _Desk:
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _OutOfTime):
             return self.table.fail(job, _too_long(self.options.time_limit))
+        if isinstance(error, WithheldError):
+            return self.table.fail(job, str(error), code=WITHHELD)
         if not isinstance(error, UsageError | ImageError):
             _log.error("an edit failed", exc_info=error)
         return self.table.fail(job, _explain(error))
