@@ -117,6 +117,7 @@ def accepted(service: Command, asked: dict[str, Any], count: int) -> list[str]:
     return [answer.json()["id"] for answer in answers]
 
 
+@pytest.mark.long
 def test_every_replica_knows_every_edit(tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]):
     pytest.importorskip("ray.serve", exc_type=ImportError)
     service = replicas(tiny_checkpoint, tmp_path / "service")

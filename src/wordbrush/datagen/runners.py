@@ -6,6 +6,7 @@ that is killed is replaced, and its record is done again.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -186,13 +187,16 @@ def _work(record: Record) -> Record:
 
 
 class _Actor:
-    """Builds the stage with its first record: an error is then that of a task, which Ray hands on."""
+    """Builds the stage with its first record; tells errors as results, for Ray hands on but their text."""
 
     def __init__(self, build: Build) -> None:
         self._stage = cache(build)
 
-    def __call__(self, record: Record) -> Record:
-        return self._stage()(record)
+    def __call__(self, record: Record) -> dict[str, str]:
+        try:
+            return {"result": json.dumps(self._stage()(record)), "failure": ""}
+        except WordbrushError as error:
+            return {"result": "", "failure": str(error)}
 
 
 def _run_ray(workers: Workers, build: Build, records: Sequence[Record]) -> Iterator[Record]:
@@ -210,9 +214,13 @@ def _run_ray(workers: Workers, build: Build, records: Sequence[Record]) -> Itera
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield from _on_actors(workers, build, records).iter_rows()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what is of use is in the display
+        for row in _on_actors(workers, build, records).iter_rows():
+            if row["failure"]:
+                raise WordbrushError(row["failure"])
+            yield json.loads(row["result"])
     except (ray.exceptions.RayError, ConnectionError) as error:
-        raise _cause(error) from error
+        raise WordbrushError(f"Ray cannot go on: {one_line(error)}") from error
     finally:
         ray.shutdown()
 
@@ -240,13 +248,3 @@ def _on_actors(workers: Workers, build: Build, records: Sequence[Record]) -> Any
 
 _ROWS_OF_A_TASK = 16
 """At most: few enough to be told of, and handed out, while others work; many enough for Ray's bookkeeping."""
-
-
-def _cause(error: BaseException) -> WordbrushError:
-    """What a stage raised on a worker, out of what Ray wrapped around it."""
-    seen: list[BaseException | None] = [error]
-    while (inner := seen[-1]) is not None and len(seen) < 10:
-        if isinstance(inner, WordbrushError):
-            return inner
-        seen.append(getattr(inner, "cause", None) or inner.__cause__)
-    return WordbrushError(f"Ray cannot go on: {one_line(error)}")

@@ -11,7 +11,7 @@ from PIL import Image
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
-from wordbrush.evaluation.report import to_json
+from wordbrush.evaluation.report import markdown_table, to_json
 from wordbrush.evaluation.task_edits import TASKS, Drawn, Plan, picture_path
 from wordbrush.provenance import atomic_file
 from wordbrush.tasks import TASKS as KINDS
@@ -84,9 +84,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     """A table of each group."""
     blocks = ["# Edits by task", _ABOUT]
     for name, group in found.items():
-        head, rows = _table(group)
-        lines = [head, ["---"] * len(head), *rows]
-        blocks += [f"## {name}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        blocks += [f"## {name}", markdown_table(*_table(group))]
     return "\n\n".join(blocks) + "\n"
 
 
