@@ -1,9 +1,20 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.evaluation import models
 from tests.world import render, sprites  # noqa: F401
+from wordbrush.storybook.recogniser import Recogniser
+
+
+@pytest.fixture(scope="session")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny one that has learned nothing."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("recogniser")
+    Recogniser((4, 4, 4, 4), (4, 4, 4, 4)).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

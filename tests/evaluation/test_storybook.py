@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from wordbrush.errors import ModelError
@@ -17,18 +16,10 @@ from wordbrush.evaluation.storybook import OPERATIONS, Case, Options, draw_cases
 from wordbrush.evaluation.writing import outputs_right
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.storybook.edits import draw_edit
-from wordbrush.storybook.recogniser import Recogniser, facts
+from wordbrush.storybook.recogniser import facts
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.scenes import Item, Scene, held_out, scene_rng
 from wordbrush.storybook.wording import phrasings
-
-
-@pytest.fixture(scope="module")
-def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("recogniser")
-    Recogniser((4, 4, 4, 4), (4, 4, 4, 4)).save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

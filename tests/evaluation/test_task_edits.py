@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
@@ -15,7 +14,7 @@ from wordbrush.diffusion.task_embedding import TaskEmbedding, take_task
 from wordbrush.evaluation import task_edits
 from wordbrush.evaluation.task_edits import OPERATIONS, TASKS, VisionCase, arms_of, draw_tasks
 from wordbrush.storybook import vision
-from wordbrush.storybook.recogniser import Recogniser, facts
+from wordbrush.storybook.recogniser import facts
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.vision_scores import overlap
 from wordbrush.tasks import TASKS as KNOWN
@@ -69,14 +68,6 @@ def test_what_marks_nothing_has_no_overlap_but_a_scene_to_be_seen(cases: list[An
         known = facts(case.edit.scene, case.found.masks)
         assert case.measure(case.target, known) == {"seen": 1.0}
         assert case.measure(case.target, dict.fromkeys(known, "nothing"))["seen"] < 0.5
-
-
-@pytest.fixture(scope="module")
-def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("recogniser")
-    Recogniser((4, 4, 4, 4), (4, 4, 4, 4)).save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

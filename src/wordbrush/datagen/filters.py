@@ -125,9 +125,9 @@ def filter_rows(rows: Iterable[Row], thresholds: Thresholds) -> Iterator[Row]:
 
 def first_units(rows: Iterable[Row], count: int) -> Iterator[Row]:
     """The rows of the first units of a data set; where rows have none each is its own."""
-    seen = dict[str, None]()
+    seen = set[str]()
     for number, row in enumerate(rows):
-        seen.setdefault(row.unit or f"row {number}")
+        seen.add(row.unit or f"row {number}")
         if len(seen) > count:
             return
         yield row

@@ -195,6 +195,12 @@ def save_jpeg(picture: Image.Image, path: Path) -> None:
         picture.convert("RGB").save(file, "JPEG", quality=92, subsampling=0)
 
 
+def open_jpeg(path: Path) -> Image.Image:
+    """What `save_jpeg` wrote, "RGB"."""
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
 def summarise(plan: Plan, journal: Journal) -> list[Point]:
     """The points of all curves, in order."""
     groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}

@@ -15,6 +15,7 @@ from wordbrush.evaluation.curves import (
     Plan,
     Point,
     measure,
+    open_jpeg,
     picture_path,
     points_as_csv,
     results_as_json,
@@ -161,16 +162,11 @@ def _pictures(plan: Plan, points: Sequence[Point], folder: Path) -> list[str]:
 def _grid(plan: Plan, folder: Path, number: int, line: Line, scale: int, size: int) -> str:
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for k, example in enumerate(plan.examples[: plan.num_pictures]):
-        after = [_open(picture_path(folder, number, scale, value, k)) for value in line.sweep.values]
+        after = [open_jpeg(picture_path(folder, number, scale, value, k)) for value in line.sweep.values]
         rows.append((example.instruction, [example.open(size), *after]))
     columns = ["before", *(f"{value:g}" for value in line.sweep.values)]
     caption = f"{line.label} at {size} px, by its {words(line.sweep.setting)}."
     return picture_grid(columns, rows, _SIDE, caption)
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
 
 
 def _provenance(about: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from wordbrush.storybook import edits, vision
 from wordbrush.storybook.recogniser import Facts, Recogniser, agrees, facts
 from wordbrush.storybook.render import Rendered, Renderer
 from wordbrush.storybook.scenes import scene_rng
-from wordbrush.storybook.vision import VisionEdit, draw_vision_edit, render_vision_edit
+from wordbrush.storybook.vision import VisionEdit, draw_vision_edit, vision_pictures
 from wordbrush.storybook.vision_scores import overlap
 from wordbrush.types import EditRequest
 
@@ -85,8 +85,8 @@ def draw_tasks(render: Renderer, num: int) -> list[Drawn]:
 
 def _vision_case(render: Renderer, operation: str, number: int) -> VisionCase:
     edit = draw_vision_edit(scene_rng("test", number), "test", operation=operation)
-    before, target = render_vision_edit(render, edit)
-    return VisionCase(edit, before, target, render(edit.scene))
+    found = render(edit.scene)
+    return VisionCase(edit, *vision_pictures(found, edit), found)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ def measure(
     """
     journal = Journal(folder, plan.about(judges))
     done = {(row["arm"], row["edit"]) for row in journal.rows}
+    shown = _shown(cases, plan.shown)
     for arm in plan.arms:
         todo = [number for number in range(len(cases)) if (arm.label, number) not in done]
         if not todo:
@@ -188,7 +189,7 @@ def measure(
             pictures = [result.images[0] for result in results]
             rows = _judge([cases[k] for k in part], pictures, judges, recogniser)
             for k, picture, row, result in zip(part, pictures, rows, results, strict=True):
-                if k in _shown(cases, plan.shown):
+                if k in shown:
                     save_jpeg(picture, picture_path(folder, plan.arms.index(arm), k))
                 if arm.task == "predicted":
                     row["task_right"] = float(result.intermediates["task"][0][0][0] == cases[k].edit.task)

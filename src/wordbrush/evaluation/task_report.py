@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from wordbrush.evaluation.curves import open_jpeg
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
@@ -88,10 +89,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def write_report(
-    plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """Write the three files; -> what `summarise` gives.
+def write_report(plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Mapping[str, Any]) -> None:
+    """Write the three files.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -105,7 +104,6 @@ def write_report(
     for name, text in files.items():
         with atomic_file(journal.folder / name, overwrite=True) as file:
             file.write(text.encode())
-    return found
 
 
 def _page(plan: Plan, cases: Sequence[Drawn], found: Mapping[str, Any], folder: Path) -> str:
@@ -126,14 +124,9 @@ def _pictures(plan: Plan, cases: Sequence[Drawn], task: str, folder: Path) -> st
     for number, drawn in enumerate(cases):
         paths = [picture_path(folder, arm, number) for arm in range(len(plan.arms))]
         if drawn.edit.task == task and all(path.exists() for path in paths):
-            made = [_open(path) for path in paths]
+            made = [open_jpeg(path) for path in paths]
             rows.append((drawn.edit.instruction, [drawn.before, *made, drawn.target]))
     return picture_grid(columns, rows, 128, "The first edits of each operation.")
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
 
 
 def _table(group: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -102,7 +102,11 @@ def _draw_hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
 
 def render_vision_edit(render: Renderer, edit: VisionEdit) -> tuple[Image.Image, Image.Image]:
     """The pictures before and after."""
-    found = render(edit.scene)
+    return vision_pictures(render(edit.scene), edit)
+
+
+def vision_pictures(found: Rendered, edit: VisionEdit) -> tuple[Image.Image, Image.Image]:
+    """The same of an edit whose scene is rendered."""
     before, after = _PICTURES[edit.operation]
     return before(found, edit), after(found, edit)
 
