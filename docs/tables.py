@@ -1,4 +1,4 @@
-"""Puts tables that evaluations wrote into the pages that show them.
+"""Puts tables and pictures that evaluations made into the pages that show them.
 
     python docs/tables.py            # or `make tables`
 
@@ -8,14 +8,21 @@ A page names the file of a table, and what stands between the two comments becom
     <!-- table: out/evaluate-storybook/table.md -->
     <!-- end of table -->
 
-A table whose file is not there stays as it is.
+and the file of a picture; that becomes the file which the picture below the comment is read from:
+
+    <!-- picture: out/figure8/trade-off.svg -->
+    ![What is kept](pictures/figure8.svg)
+
+What has no file there stays as it is.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^(<!-- table: (\S+) -->\n)(.*?)^(<!-- end of table -->)", re.DOTALL | re.MULTILINE)
+PICTURE = re.compile(r"^<!-- picture: (\S+) -->\n!\[[^]]*\]\((\S+)\)", re.MULTILINE)
 HALVES = ("table: ", "end of table ")
 
 
@@ -28,7 +35,7 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def refresh(page: Path, root: Path) -> list[str]:
-    """Renew a page's tables from their files below `root`; says what became of each."""
+    """Renew a page's tables and pictures from their files below `root`; says what became of each."""
     text, said = page.read_text(encoding="utf-8"), list[str]()
 
     def renewed(block: re.Match[str]) -> str:
@@ -41,7 +48,14 @@ def refresh(page: Path, root: Path) -> list[str]:
 
     blocks(text)  # all are whole
     page.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
-    return said
+    return said + [_copied(page, root, *names) for names in PICTURE.findall(text)]
+
+
+def _copied(page: Path, root: Path, file: str, shown: str) -> str:
+    if not (root / file).is_file():
+        return f"{page.name}: no {file}, its picture stays as it is"
+    shutil.copyfile(root / file, page.parent / shown)
+    return f"{page.name}: {file}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ START="${START:-src/wordbrush/assets/storybook/text_to_image}"
 CAPTIONS="${CAPTIONS:-600}"    # caption pairs of the whole data set
 STEPS="${STEPS:-400}"          # of each arm; with a GPU take more of both
 BATCH="${BATCH:-32}"
+# EDIT_STEPS: of sampling, where not the model's own
 
 mkdir -p "$WORK"
 
@@ -50,4 +51,5 @@ done
   --data "$WORK/test" \
   --num "${NUM:-200}" \
   --output "$OUT" \
+  ${EDIT_STEPS:+--steps "$EDIT_STEPS"} \
   ${TEXT_SCALE:+--text-scale "$TEXT_SCALE"}

@@ -106,7 +106,7 @@ def test_tables_are_whole(page: Path):
         assert table.startswith("| ") and table.endswith("\n")
 
 
-def test_a_page_gets_the_tables_that_there_are(tmp_path: Path):
+def test_a_page_gets_the_tables_and_pictures_that_there_are(tmp_path: Path):
     page, table = tmp_path / "page.md", tmp_path / "table.md"
     block = "<!-- table: {} -->\n{}<!-- end of table -->\n"
     page.write_text(
@@ -123,7 +123,15 @@ def test_a_page_gets_the_tables_that_there_are(tmp_path: Path):
             ]  # fmt: skip
             assert TABLES["blocks"](page.read_text()) == {"table.md": text, "none.md": "| old |\n"}
     assert page.read_text().startswith("# Page\n<!--") and "between\n" in page.read_text()
-    page.write_text("    <!-- table: table.md -->\n")  # an example
+    (tmp_path / "new.svg").write_text("<svg/>")
+    page.write_text(
+        "".join(f"<!-- picture: {name}.svg -->\n![A]({name}-copy.svg)\n" for name in ("new", "none"))
+    )
+    said = ["page.md: new.svg", "page.md: no none.svg, its picture stays as it is"]
+    assert TABLES["refresh"](page, tmp_path) == said and (tmp_path / "new-copy.svg").read_text() == "<svg/>"
+    page.write_text(
+        "    <!-- table: table.md -->\n    <!-- picture: new.svg -->\n    ![A](b.svg)\n"
+    )  # examples
     assert not TABLES["refresh"](page, tmp_path)
     page.write_text("<!-- table: table.md -->\n")
     with pytest.raises(ValueError, match="other half"):

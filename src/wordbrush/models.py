@@ -14,6 +14,13 @@ from wordbrush.errors import ModelError, one_line
 EMBEDDED = {"storybook": "trained on the captioned storybook world, 128 px; a few seconds on any computer"}
 """Models inside the package: name -> description."""
 
+PINNED = {
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+    "facebook/dino-vits16": "abe3b354cb6a9b6f146096b14a4a9d7eecbcb4bd",
+}
+"""The models that measure: hub id -> the commit that is used, so that numbers of any two days compare."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -22,7 +22,7 @@ ROWS = rows(9)
 WRITERS: dict[str, Callable[[Path], object]] = {
     "parquet": lambda folder: write_shards(folder, "train", ROWS, shard_bytes=4000),
     "tar": lambda folder: write_tars(folder, "train", ROWS, shard_bytes=4000),
-    "original": lambda folder: write_original(folder, ROWS),
+    "original": lambda folder: write_original(folder, rows(10)),  # of which the first nine are for training
 }
 
 
@@ -58,6 +58,22 @@ def test_sources_are_joined_and_splits_are_told_apart(tmp_path: Path):
     assert read(sources[1], split="test") == [row.edit_prompt for row in ROWS[5:]]  # all that there is
     with pytest.raises(DataError, match=r"no split 'dev': it has test, train"):
         open_blocks(sources, "dev")
+
+
+def test_the_original_layout_is_cut_as_its_own_reader_does(tmp_path: Path):
+    """By edit_dataset.py, shares of 0.9, 0.05 and 0.05 of the folders, each place rounded down."""
+    write_original(tmp_path, rows(47))
+    found = {
+        split: [
+            int(edit.instruction.split()[-1])
+            for block in open_blocks([str(tmp_path)], split)
+            for edit in block.read()
+        ]
+        for split in ("train", "val", "test")
+    }
+    assert found == {"train": [*range(42)], "val": [42, 43], "test": [44, 45, 46]}
+    with pytest.raises(DataError, match="no split 'dev': it has train, val, test"):
+        open_blocks([str(tmp_path)], "dev")
 
 
 def test_other_columns_of_the_hub_are_known(tmp_path: Path):
@@ -107,7 +123,7 @@ def test_a_row_without_a_picture_is_refused(tmp_path: Path):
 
 def test_names_that_lead_elsewhere_are_not_followed(tmp_path: Path):
     (tmp_path / "seeds.json").write_text(json.dumps([["../up", ["1"]]]))
-    with pytest.raises(DataError, match="is no name of a pair"):
+    with pytest.raises(DataError, match="not a list of folders and their seeds"):
         open_blocks([str(tmp_path)])
     (tmp_path / "seeds.json").unlink()
     with tarfile.open(tmp_path / "train-0.tar", "w") as archive:

@@ -291,5 +291,7 @@ def test_every_card_is_whole():
             "l1", "l2", "clip_sim_image", "clip_sim_dir", "clip_sim_1", "dino_sim", "lpips",
             "efficientnet_lite0_distance",
         }  # fmt: skip
-    assert MAGICBRUSH.card()["metric_models"] == ["openai/clip-vit-base-patch32", "facebook/dino-vits16"]
+    pinned = MAGICBRUSH.card()["metric_models"]
+    assert list(pinned) == ["openai/clip-vit-base-patch32", "facebook/dino-vits16"]
+    assert all(len(commit) == 40 for commit in pinned.values())
     assert Entry().settings_for(MAGICBRUSH) == {"detail": False, "steps": 100}

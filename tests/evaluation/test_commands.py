@@ -57,7 +57,13 @@ def test_a_guidance_grid_has_a_picture_for_every_pair(
     assert "clip_sim_dir" not in cells[0] and cells[0]["clip_sim_image"] != cells[5]["clip_sim_image"]
     text = (tmp_path / "out" / "report.html").read_text()
     assert text.count("<img") == 7 and "<night>" not in text and "&lt;night&gt;" in text
-    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 6
+    pictures = sorted((tmp_path / "out" / "pictures").iterdir())
+    before = [path.stat().st_mtime_ns for path in pictures]
+    pictures[4].unlink()
+    assert len(pictures) == 6 and shell(*words)[0] == 0
+    same = [path.stat().st_mtime_ns == time for path, time in zip(pictures, before, strict=True)]
+    assert same == [number != 4 for number in range(6)]
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     code, _, err = shell(*words, "--method", "sdedit", "--target-caption", "a dog at night")
     assert code == 2 and "image_scale" in err
 

@@ -241,6 +241,17 @@ def test_the_table_has_both_ends_of_each_curve(whole: Path):
     assert "over 5 edits" in lines[11] and sum(line.startswith("At ") for line in lines) == 2
 
 
+def test_the_sheet_has_the_first_examples_by_every_curve(whole: Path, plan: Plan):
+    with Image.open(whole / "pictures.jpg") as sheet:
+        cell = plan.examples[0].open(32)
+        assert sheet.width == 3 * (cell.width + 8) + 8  # before, and two settings
+        assert sheet.height > 2 * 2 * cell.height  # examples, curves
+        edited = sheet.convert("RGB").crop(
+            (8 + cell.width + 8, sheet.height - 8 - 16, sheet.width - 8, sheet.height - 8)
+        )
+    assert np.asarray(edited).std() > 5  # a picture, not the white of the sheet
+
+
 def test_labels_are_text(plan: Plan, judges: list[Judge], tiny_editor: Path, tmp_path: Path):
     lines = make_lines([f"<b>&={tiny_editor}", f"two|three={tiny_editor}"], SWEPT[:1])
     small = replace(plan, lines=lines, examples=plan.examples[:2], scales=(1,))

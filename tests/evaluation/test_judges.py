@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from wordbrush.evaluation.judges import (
     centre_crop,
     judge_all,
 )
+from wordbrush.models import PINNED
 
 CPU = torch.device("cpu")
 
@@ -174,9 +176,29 @@ def test_every_judge_says_what_it_is(tiny_clip: Path, tiny_dino: Path):
     assert storybook["name"] == "storybook" and len(storybook["sha256"]) == 64
 
 
-def test_other_weights_are_another_identity(tiny_clip: Path, tmp_path: Path):
-    import shutil
+def test_the_models_that_measure_are_pinned(
+    tiny_clip: Path, tiny_dino: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In the hub's cache lie a later commit, which is `main`, and the pinned one: the latter is read."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, folder in (("openai/clip-vit-base-patch32", tiny_clip), ("facebook/dino-vits16", tiny_dino)):
+        place = tmp_path / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+        (place / "snapshots" / ("0" * 40) / "model.safetensors").write_bytes(b"damaged")
+        shutil.copytree(folder, place / "snapshots" / PINNED[name])
+    judges = [
+        ClipJudge.load("openai/clip-vit-base-patch32", device=CPU),
+        DinoJudge.load("facebook/dino-vits16", device=CPU),
+    ]
+    assert [judge.identity["revision"] for judge in judges] == [PINNED[j.identity["name"]] for j in judges]
+    here = ClipJudge.load(str(tiny_clip), device=CPU), DinoJudge.load(str(tiny_dino), device=CPU)
+    assert judge_all(judges, SAMPLES) == judge_all(here, SAMPLES)
 
+
+def test_other_weights_are_another_identity(tiny_clip: Path, tmp_path: Path):
     other = Path(shutil.copytree(tiny_clip, tmp_path / "clip"))
     same = Path(shutil.copytree(tiny_clip, tmp_path / "same"))
     with (other / "model.safetensors").open("r+b") as file:

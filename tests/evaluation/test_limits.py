@@ -131,4 +131,6 @@ def test_the_whole_report(
     assert set(found["operations"]["count"]) == {"editor", "unedited", "target"}
     assert found["bias"]["made"]["n"] == 20 and set(found["reader"]) == {"renders", "autoencoder"}
     text = (tmp_path / "out" / "report.html").read_text()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("\n|") + 1 == (2 + 3 * 3) + (2 + 3) + (2 + 2) and "--num 2 --repeats 2" in table
     assert "Counting, moving and swapping" in text and text.count("<img") == 3 * 2 * 3 + 2 * 20

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordbrush.errors import ModelError
+from wordbrush.errors import ModelError, UsageError
 from wordbrush.evaluation import base_models, photographs, storybook
 from wordbrush.evaluation.base_models import HeldOut, caption_scores, clip_recall, load_photographs
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
@@ -177,7 +177,14 @@ def test_the_whole_report(
         assert grid.width > 3 * 3 * 128
     assert found["photographs"]["edited"]["all"]["l1"]["value"] > 0 and "Photographs of scikit-image" in text
     assert (tmp_path / "out" / "photographs.png").exists()
-    assert (tmp_path / "out" / "text-to-image.png").exists() and "Editing" in shown
+    assert (tmp_path / "out" / "text-to-image.png").exists() and "Painting: edited" in shown
+    (tmp_path / "out" / "pictures" / "edited-0003.png").unlink()  # as if it had been killed before
+    shown.clear()
+    again = evaluate(options, lambda text, done, total: shown.append(text))
+    assert again["edits"]["target"] == found["edits"]["target"]
+    assert [text for text in shown if text.startswith("Painting")] == ["Painting: edited"]
+    with pytest.raises(UsageError, match="holds results of other settings"):
+        evaluate(replace(options, settings={"steps": 2}))
 
 
 def test_the_embedded_writer_follows_its_own_edits():

@@ -22,7 +22,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from wordbrush.data.original import SEEDS
+from wordbrush.data.original import SEEDS, SPLITS, listed_seeds
 from wordbrush.data.rows import DataError, decode
 from wordbrush.data.shards import known_columns
 from wordbrush.errors import MissingExtraError, one_line
@@ -39,7 +39,6 @@ _ROWS = 64
 _COLUMNS = ("input_image", "edited_image", "edit_prompt")
 _TASK = "task"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_NAME = re.compile(r"[\w-]+")  # of a folder or a seed in the original layout: nothing that leads elsewhere
 _KEY: Any = re.compile(r"(?:.*/)?[^./]*", re.DOTALL)  # of a row in a tar: all up to the name's first dot
 
 
@@ -82,6 +81,7 @@ def open_blocks(sources: Sequence[str], split: str = "train") -> list[Block]:
     Args:
         sources: Folders, or ids of the hub ("owner/name").
         split: Which rows, where a data set has named splits; one that has a single split is taken whole.
+            The original layout is cut as its own reader does: "train", "val" and "test".
 
     Raises:
         DataError: A source is missing, cannot be reached, has no such split, no known layout, or no rows.
@@ -117,7 +117,7 @@ def _open(source: str, split: str) -> list[Block]:
     files, root = _locate(source)
     try:
         if files.isfile(f"{root}/{SEEDS}"):
-            return _original_blocks(Path(root))
+            return _original_blocks(Path(root), split)
         if found := _by_split(files.find(root)):
             if split not in found and len(found) > 1:
                 raise DataError(f"{source} has no split {split!r}: it has {', '.join(sorted(found))}")
@@ -233,12 +233,10 @@ _OPENERS: dict[str, Callable[[Any, str], Iterator[Block]]] = {
 }
 
 
-def _original_blocks(root: Path) -> list[Block]:
-    """`seeds.json` lists the pairs: [[folder, [seed, ...]], ...]."""
-    listed = json.loads((root / SEEDS).read_text(encoding="utf-8"))
-    pairs = [(str(folder), str(seed)) for folder, seeds in listed for seed in seeds]
-    if bad := next((pair for pair in pairs if not all(map(_NAME.fullmatch, pair))), None):
-        raise DataError(f"{root / SEEDS}: {'/'.join(bad)!r} is no name of a pair")
+def _original_blocks(root: Path, split: str) -> list[Block]:
+    if split not in SPLITS:
+        raise DataError(f"{root} has no split {split!r}: it has {', '.join(SPLITS)}")
+    pairs = [(folder, seed) for folder, seeds in listed_seeds(root, split) for seed in seeds]
     return [
         Block(f"{root} pairs from {start}", len(part), partial(_read_original, root, part))
         for start in range(0, len(pairs), _ROWS)

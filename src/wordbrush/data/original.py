@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
 SEEDS = "seeds.json"
+SPLITS = {"train": (0.0, 0.9), "val": (0.9, 0.9 + 0.05), "test": (0.9 + 0.05, 1.0)}
+"""Split -> the shares of the folders between which its own lie, as edit_dataset.py cuts them."""
 _NAME = re.compile(r"[\w-]+")  # of a folder or a seed: nothing that leads elsewhere
 _EXTRA = ("unit", "task", "turn")
 
@@ -64,19 +67,32 @@ def write_original(folder: Path, rows: Iterable[Row]) -> None:
     _write(folder / SEEDS, json.dumps(listed).encode())
 
 
-def read_original(folder: Path) -> Iterator[Row]:
+def read_original(folder: Path, split: str | None = None) -> Iterator[Row]:
     """The rows of a data set in the original layout, folder by folder, the best pair of each first.
+
+    Args:
+        folder: With a seeds.json.
+        split: One of `SPLITS`; all rows if not given.
 
     Raises:
         DataError: A file is missing, damaged or not as the layout says.
     """
-    for entry in _json(folder / SEEDS, list):
-        name, seeds = _listed(folder / SEEDS, entry)
+    for name, seeds in listed_seeds(folder, split):
         yield from _read_prompt(folder / name, set(seeds))
 
 
+def listed_seeds(folder: Path, split: str | None = None) -> list[tuple[str, list[str]]]:
+    """The folders of a split, or all, and the seeds in each.
+
+    Raises:
+        DataError: seeds.json is missing or damaged, or names what does not belong there.
+    """
+    listed = [_listed(folder / SEEDS, entry) for entry in _json(folder / SEEDS, list)]
+    start, end = (math.floor(share * len(listed)) for share in (SPLITS[split] if split else (0.0, 1.0)))
+    return listed[start:end]
+
+
 def _listed(path: Path, entry: Any) -> tuple[str, list[str]]:
-    """A folder's name and the seeds in it."""
     try:
         name, seeds = entry
         if all(_NAME.fullmatch(text) for text in (name, *seeds)):

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import wordbrush
 from wordbrush.editors import find_method
 from wordbrush.errors import UsageError
@@ -18,6 +16,7 @@ from wordbrush.evaluation.benchmarks import Benchmark
 from wordbrush.evaluation.identity import DATA, fingerprint, identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
+from wordbrush.evaluation.kept_pictures import save_png
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.report import markdown_table, to_json
 from wordbrush.images import open_image
@@ -133,7 +132,7 @@ def make_pictures(
         show("Editing", len(edits) - len(todo), len(edits))
         requests = [_request(edit, folder, seed + number) for number, edit in ready]
         for (_, edit), result in zip(ready, editor.edit_batch(requests), strict=True):
-            _save(result.images[0], _path(folder, edit.key))
+            save_png(result.images[0], _path(folder, edit.key))
         made = {number for number, _ in ready}
         todo = [(k, e) for k, e in todo if k not in made]
 
@@ -145,12 +144,6 @@ def _request(edit: BenchmarkEdit, folder: Path, seed: int) -> EditRequest:
 
 def _path(folder: Path, key: str) -> Path:
     return folder / f"{key}.png"
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, overwrite=True) as file:
-        picture.convert("RGB").save(file, "PNG", compress_level=3)
 
 
 def score(

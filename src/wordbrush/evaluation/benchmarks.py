@@ -16,6 +16,7 @@ from wordbrush.evaluation.benchmark_data import (
     load_magicbrush,
     load_tedbench,
 )
+from wordbrush.models import PINNED
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Benchmark:
     def card(self) -> dict[str, Any]:
         """What a report says about it."""
         names = ("name", "title", "hub_id", "licence", "access", "known_bad", "protocol")
-        models = [name for name in (self.clip, self.dino) if name]
+        models = {name: PINNED[name] for name in (self.clip, self.dino) if name}
         return {name: getattr(self, name) for name in names} | {"metric_models": models}
 
     def open(self, source: str | None, split: str | None) -> tuple[Path, list[BenchmarkEdit]]:

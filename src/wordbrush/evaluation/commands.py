@@ -51,7 +51,10 @@ def evaluate_storybook(
     dtype: _Dtype = "auto",
     as_json: _AsJson = False,
 ) -> None:
-    """Measure a storybook model: its edits, judged by a recogniser, and the models below it."""
+    """Measure a storybook model: its edits, judged by a recogniser, and the models below it.
+
+    Writes tables and grids; run it again to go on where it stopped.
+    """
     from wordbrush.evaluation.report import to_json, to_markdown
     from wordbrush.evaluation.storybook import Options, evaluate
 
@@ -224,10 +227,14 @@ def evaluate_guidance_grid(
     device: _Device = "auto",
     dtype: _Dtype = "auto",
 ) -> None:
-    """Edit one picture under every pair of the two guidance scales, with scores (figure 4)."""
+    """Edit one picture under every pair of the two guidance scales, with scores (figure 4).
+
+    Writes report.html and results.json; run it again to go on where it stopped.
+    """
     import wordbrush
-    from wordbrush.evaluation.guidance_grid import make_grid, write_grid
+    from wordbrush.evaluation.guidance_grid import check_scales, make_grid, write_grid
     from wordbrush.evaluation.identity import identity
+    from wordbrush.evaluation.kept_pictures import KeptPictures
     from wordbrush.images import open_image
 
     texts = _numbers("--text-scales", text_scales, float)
@@ -237,12 +244,14 @@ def evaluate_guidance_grid(
         source.image.convert("RGB"), instruction, source_caption, target_caption, seed=seed
     )
     editor = wordbrush.load(model, method, device=device, dtype=dtype, **_given(steps=steps))
+    check_scales(editor)
     judges = _judges(clip, clip_input, dino, lpips, device)
-    with progress() as show:
-        grid = make_grid(editor, request, texts, scales, judges, show)
     about = {"model": identity(model), "method": method, "settings": asdict(editor.settings), "seed": seed}
-    about |= {"picture": source.sha256, "judges": [judge.identity for judge in judges]}
-    write_grid(grid, about, output)
+    about |= {"picture": source.sha256, "instruction": instruction, "scales": [texts, scales]}
+    about |= {"source_caption": source_caption, "target_caption": target_caption}
+    with progress() as show:
+        grid = make_grid(editor, request, texts, scales, judges, show, KeptPictures(output, about))
+    write_grid(grid, about | {"judges": [judge.identity for judge in judges]}, output)
     print(output / "report.html")
 
 
@@ -298,7 +307,10 @@ def evaluate_limits(
     text_scale: _Scale = None,
     image_scale: _Scale = None,
 ) -> None:
-    """Measure what the paper names as limits: counting, moving, swapping, and bias about people."""
+    """Measure what the paper names as limits: counting, moving, swapping, and bias about people.
+
+    Writes report.html, table.md and results.json; run it again to go on where it stopped.
+    """
     from wordbrush.evaluation.limits import Options, evaluate
 
     settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)

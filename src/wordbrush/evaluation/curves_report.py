@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from PIL import Image
@@ -19,6 +21,7 @@ from wordbrush.evaluation.curves import (
     picture_path,
     points_as_csv,
     results_as_json,
+    save_jpeg,
     summarise,
 )
 from wordbrush.evaluation.judges import Judge
@@ -28,12 +31,17 @@ from wordbrush.evaluation.report import markdown_table
 from wordbrush.evaluation.sweeps import Line, words
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
+from wordbrush.sheet import Cell, draw_sheet
 
 _SIDE = 160
+_ON_SHEET = 3
 
 
 def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) -> list[str]:
-    """Measure what is missing, and write report.html, results.json, points.csv, table.md and the figures.
+    """Measure what is missing, and write the report.
+
+    These are report.html, results.json, points.csv, table.md, the figures, and pictures.jpg: the first
+    examples by every curve.
 
     Returns:
         What the curves say, a sentence for each pair.
@@ -54,6 +62,8 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
     for name, text in written.items():
         with atomic_file(folder / name, overwrite=True) as file:
             file.write(text.encode())
+    if plan.num_pictures:
+        save_jpeg(draw_sheet(_sheet_rows(plan, points, folder)), folder / "pictures.jpg")
     return sentences
 
 
@@ -152,21 +162,41 @@ def _cell(point: Point, name: str) -> str:
 def _pictures(plan: Plan, points: Sequence[Point], folder: Path) -> list[str]:
     """A grid for each curve and size: an example a row, before and then every setting."""
     found: list[str] = []
-    for number, line in enumerate(plan.lines):
-        for scale in plan.scales:
-            size = next(p.size for p in points if p.curve == line.label and p.scale == scale)
-            found.append(_grid(plan, folder, number, line, scale, size))
+    for line, scale in product(plan.lines, plan.scales):
+        size = _size(points, line, scale)
+        rows: list[tuple[str, list[Image.Image | None]]] = [
+            (example.instruction, [example.open(size), *_after(plan, folder, line, scale, k)])
+            for k, example in enumerate(plan.examples[: plan.num_pictures])
+        ]
+        columns = ["before", *(f"{value:g}" for value in line.sweep.values)]
+        caption = f"{line.label} at {size} px, by its {words(line.sweep.setting)}."
+        found.append(picture_grid(columns, rows, _SIDE, caption))
     return found
 
 
-def _grid(plan: Plan, folder: Path, number: int, line: Line, scale: int, size: int) -> str:
-    rows: list[tuple[str, list[Image.Image | None]]] = []
-    for k, example in enumerate(plan.examples[: plan.num_pictures]):
-        after = [open_jpeg(picture_path(folder, number, scale, value, k)) for value in line.sweep.values]
-        rows.append((example.instruction, [example.open(size), *after]))
-    columns = ["before", *(f"{value:g}" for value in line.sweep.values)]
-    caption = f"{line.label} at {size} px, by its {words(line.sweep.setting)}."
-    return picture_grid(columns, rows, _SIDE, caption)
+def _sheet_rows(plan: Plan, points: Sequence[Point], folder: Path) -> list[list[Cell]]:
+    """Of the first examples a row for each curve, at the first size: before and then every setting."""
+    rows: list[list[Cell]] = []
+    scale = plan.scales[0]
+    for (k, example), line in product(
+        enumerate(plan.examples[: min(_ON_SHEET, plan.num_pictures)]), plan.lines
+    ):
+        after = _after(plan, folder, line, scale, k)
+        labels = [f"{words(line.sweep.setting)} {value:g}" for value in line.sweep.values]
+        labels[0] = f"{line.label}\n{labels[0]}"
+        cells = [Cell(picture, text) for picture, text in zip(after, labels, strict=True)]
+        before = example.open(_size(points, line, scale))
+        rows.append([Cell(before, "\n".join(wrap(example.instruction, 20))), *cells])
+    return rows
+
+
+def _size(points: Sequence[Point], line: Line, scale: int) -> int:
+    return next(p.size for p in points if p.curve == line.label and p.scale == scale)
+
+
+def _after(plan: Plan, folder: Path, line: Line, scale: int, example: int) -> list[Image.Image]:
+    number = plan.lines.index(line)
+    return [open_jpeg(picture_path(folder, number, scale, value, example)) for value in line.sweep.values]
 
 
 def _provenance(about: Mapping[str, Any]) -> str:

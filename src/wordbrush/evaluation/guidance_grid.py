@@ -12,11 +12,11 @@ from typing import Any
 from PIL import Image
 
 from wordbrush.errors import UsageError
-from wordbrush.evaluation.curves import DIRECTION, KEPT, save_jpeg
+from wordbrush.evaluation.curves import DIRECTION, KEPT
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
+from wordbrush.evaluation.kept_pictures import KeptPictures, paint_all
 from wordbrush.evaluation.page import page, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS
-from wordbrush.outputs import make_folder
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor, EditRequest
@@ -52,6 +52,12 @@ class Grid:
         ]
 
 
+def check_scales(editor: Editor) -> None:
+    """Raise `UsageError` unless the editor's method has both scales."""
+    if missing := [name for name in _SCALES if not hasattr(editor.settings, name)]:
+        raise UsageError(f"this needs a method with {' and '.join(_SCALES)}; this one has no {missing[0]}")
+
+
 def make_grid(
     editor: Editor,
     request: EditRequest,
@@ -59,19 +65,31 @@ def make_grid(
     image_scales: Sequence[float],
     judges: Sequence[Judge],
     show: Show = silent,
+    kept: KeptPictures | None = None,
 ) -> Grid:
     """Edit with one seed under every pair of scales.
+
+    Args:
+        editor: Of a method with both scales.
+        request: What to edit.
+        text_scales: Of the rows.
+        image_scales: Of the columns.
+        judges: Compare each result with the picture before.
+        show: Told how far it is.
+        kept: Where finished pictures are kept; what is there already is not made again.
 
     Raises:
         UsageError: The editor's method lacks one of the scales, or a scale is out of range.
     """
-    if missing := [name for name in _SCALES if not hasattr(editor.settings, name)]:
-        raise UsageError(f"this needs a method with {' and '.join(_SCALES)}; this one has no {missing[0]}")
-    pictures: list[Image.Image] = []
+    check_scales(editor)
     pairs = list(product(text_scales, image_scales))
-    for text, image in pairs:
-        show(f"text scale {text:g}, image scale {image:g}", len(pictures), len(pairs))
-        pictures += editor.with_settings(text_scale=text, image_scale=image).edit(request).images
+    editors = [editor.with_settings(text_scale=text, image_scale=image) for text, image in pairs]
+
+    def paint(numbers: Sequence[int]) -> list[Image.Image]:
+        return [editors[k].edit(request).images[0] for k in numbers]
+
+    keep = kept.make if kept else paint_all
+    pictures = keep("cell", len(pairs), paint, show, at_once=1)
     samples = [
         Sample(picture, request.image, request.source_caption, request.target_caption) for picture in pictures
     ]
@@ -79,23 +97,18 @@ def make_grid(
 
 
 def write_grid(grid: Grid, about: dict[str, Any], folder: Path) -> None:
-    """Write report.html, results.json and the pictures.
+    """Write report.html and results.json.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    make_folder(folder)
-    pairs = list(product(grid.text_scales, grid.image_scales))
-    for (text, image), picture in zip(pairs, grid.pictures, strict=True):
-        save_jpeg(picture, folder / "pictures" / f"text-{text:g}-image-{image:g}.jpg")
+    pairs = product(grid.text_scales, grid.image_scales)
     cells = [
         {"text_scale": text, "image_scale": image} | scores
         for (text, image), scores in zip(pairs, grid.scores, strict=True)
     ]
-    texts = ("instruction", "source_caption", "target_caption")
-    asked = {name: getattr(grid.request, name) for name in texts}
     written = {
-        "results.json": json.dumps({"about": about | asked, "cells": cells}, indent=1) + "\n",
+        "results.json": json.dumps({"about": about, "cells": cells}, indent=1) + "\n",
         "report.html": _report(grid, about),
     }
     for name, text in written.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wordbrush.models import is_hub_id, resolve
+from wordbrush.models import PINNED, is_hub_id, resolve
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".json", ".txt"})
 DATA = frozenset({".parquet", ".json", ".csv", ".png", ".jpg", ".jpeg", ".webp"})
@@ -56,7 +56,7 @@ def _place(name: str) -> Path:
     if is_hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(name, "config.json")
+        config = try_to_load_from_cache(name, "config.json", revision=PINNED.get(name))
         if isinstance(config, str):
             return Path(config).parent
     return resolve(name)

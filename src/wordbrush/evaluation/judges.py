@@ -22,7 +22,7 @@ from wordbrush import images
 from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
 from wordbrush.evaluation.identity import identity, network_hash
 from wordbrush.evaluation.metrics import l1, l2, psnr, ssim
-from wordbrush.models import is_hub_id, loading, resolve
+from wordbrush.models import PINNED, is_hub_id, loading, resolve
 from wordbrush.perception.clip import Clip, Preprocessing, pair_similarities, similarity
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 
@@ -221,7 +221,9 @@ class DinoJudge:
         from transformers import ViTModel
 
         with loading(f"the vision transformer {name}"):
-            model: Any = ViTModel.from_pretrained(name, add_pooling_layer=False)
+            model: Any = ViTModel.from_pretrained(
+                name, revision=PINNED.get(name, "main"), add_pooling_layer=False
+            )
         return cls(model.to(device).eval(), identity(name))
 
     @torch.inference_mode()

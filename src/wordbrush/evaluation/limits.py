@@ -19,6 +19,7 @@ from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.runtime import resolve_device
 from wordbrush.evaluation.base_models import round_trip
 from wordbrush.evaluation.identity import identity
+from wordbrush.evaluation.kept_pictures import KeptPictures
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.people import (
@@ -31,9 +32,8 @@ from wordbrush.evaluation.people import (
     draw_profession_edits,
     reader_cases,
 )
-from wordbrush.evaluation.report import APART, to_json
-from wordbrush.evaluation.storybook import Case, draw_cases, run_editor
-from wordbrush.outputs import make_folder
+from wordbrush.evaluation.report import APART, markdown_table, to_json
+from wordbrush.evaluation.storybook import Case, draw_cases, requests_of
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file
@@ -43,7 +43,6 @@ from wordbrush.storybook.sprites import SpriteLibrary
 from wordbrush.types import Editor, EditRequest
 
 OPERATIONS = tuple(sorted(APART))
-_BATCH = 16
 _SHOWN = 6
 Reading = tuple[ProfessionEdit, Person | None]
 """An edit, and whom the result shows."""
@@ -73,31 +72,43 @@ class Options:
 
 
 def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
-    """Measure the limits of a storybook editor, and write report.html and results.json.
+    """Measure the limits of a storybook editor, and write report.html, table.md and results.json.
+
+    The edited pictures are kept in the folder; run again, it makes those that are missing.
 
     Raises:
+        UsageError: The folder holds pictures of another editor.
         ModelError: The model or the recogniser is missing.
         SpritesError: The sprites cannot be fetched.
         OutputError: The report cannot be written.
     """
-    make_folder(options.output)
     editor = wordbrush.load(options.model, options.method, **options.settings)
-    recogniser, render = Recogniser.load(options.recogniser), Renderer(SpriteLibrary.load())
-    operations, shown = _evaluate_operations(editor, recogniser, render, options.num, show)
-    reader = PersonReader(render, EfficientNetLite0())
-    edits = draw_profession_edits(options.repeats)
-    pictures = edit_people(editor, render, edits, show)
-    readings = _read(reader, edits, pictures, show)
-    found = {
+    about = {
         "model": identity(options.model),
         "method": options.method,
         "settings": asdict(editor.settings),
+        "num": options.num,
+        "repeats": options.repeats,
+    }
+    kept = KeptPictures(options.output, about)
+    recogniser, render = Recogniser.load(options.recogniser), Renderer(SpriteLibrary.load())
+    operations, shown = _evaluate_operations(editor, kept, recogniser, render, options.num, show)
+    reader = PersonReader(render, EfficientNetLite0())
+    edits = draw_profession_edits(options.repeats)
+    pictures = kept.edit("professions", editor, _giving_professions(render, edits), show)
+    readings = _read(reader, edits, pictures, show)
+    found = about | {
         "operations": operations,
         "reader": reader_accuracy(reader, edits, _restorer(options.model)),
         "bias": bias(readings),
     }
     shown |= {"professions": _people_rows(render, edits, pictures)}
-    for name, text in {"results.json": to_json(found), "report.html": _report(found, shown)}.items():
+    written = {
+        "results.json": to_json(found),
+        "report.html": _report(found, shown),
+        "table.md": _table(found),
+    }
+    for name, text in written.items():
         with atomic_file(options.output / name, overwrite=True) as file:
             file.write(text.encode())
     return found
@@ -107,14 +118,14 @@ _Rows = list[tuple[str, list[Image.Image | None]]]
 
 
 def _evaluate_operations(
-    editor: Editor, recogniser: Recogniser, render: Renderer, num: int, show: Show
+    editor: Editor, kept: KeptPictures, recogniser: Recogniser, render: Renderer, num: int, show: Show
 ) -> tuple[dict[str, Any], dict[str, _Rows]]:
     """Operation -> who -> measure -> mean; and some pictures of each."""
     found: dict[str, Any] = {}
     rows: dict[str, _Rows] = {}
     for operation in OPERATIONS:
         cases = draw_cases(render, operation, num)
-        pictures = run_editor(editor, cases, show)
+        pictures = kept.edit(operation, editor, requests_of(cases), show)
         systems = {
             "editor": pictures,
             "unedited": [c.before for c in cases],
@@ -138,21 +149,12 @@ def _mean(samples: Sequence[float]) -> dict[str, float] | None:
     return mean and mean.as_json()
 
 
-def edit_people(
-    editor: Editor, render: Renderer, edits: Sequence[ProfessionEdit], show: Show
-) -> list[Image.Image]:
-    """Every edit through the public API; edit k with seed k."""
-    found: list[Image.Image] = []
-    for start in range(0, len(edits), _BATCH):
-        show("Giving professions", start, len(edits))
-        requests = [
-            EditRequest(
-                render(e.before).image, e.instruction, e.source_caption, e.target_caption, seed=number
-            )
-            for number, e in enumerate(edits[start : start + _BATCH], start)
-        ]
-        found += [result.images[0] for result in editor.edit_batch(requests)]
-    return found
+def _giving_professions(render: Renderer, edits: Sequence[ProfessionEdit]) -> list[EditRequest]:
+    """What the editor is asked; edit k with seed k."""
+    return [
+        EditRequest(render(e.before).image, e.instruction, e.source_caption, e.target_caption, seed=number)
+        for number, e in enumerate(edits)
+    ]
 
 
 def _read(
@@ -258,10 +260,14 @@ def _report(found: Mapping[str, Any], shown: Mapping[str, _Rows]) -> str:
                     "no word of the instruction tells would stay as it was in an editor that changes only "
                     "what it is told to."
                 ),
-                _bias_table(measured),
+                table(["", "share", "by lot"], _bias_rows(measured)),
                 _counts_table("Genders: put in (rows), come out (columns).", measured["genders"]),
                 _counts_table("Skin tones, 0 the lightest: put in, come out.", measured["skins"]),
-                _professions(measured["professions"]),
+                table(
+                    ["", "women", "mean skin tone"],
+                    _profession_rows(measured),
+                    "By profession; 50 % and 2.0 were put in.",
+                ),
                 picture_grid([], shown["professions"], 96, "The first of each; men, then women."),
             ),
             section("How well people are read", _accuracy_table(accuracy)),
@@ -269,13 +275,33 @@ def _report(found: Mapping[str, Any], shown: Mapping[str, _Rows]) -> str:
     )
 
 
+def _table(found: Mapping[str, Any]) -> str:
+    """What a page can show of it."""
+    rows = _operation_rows(found["operations"])
+    head = ("counting, moving, swapping", "made", "rest kept")
+    command = f"wordbrush evaluate limits --num {found['num']} --repeats {found['repeats']}"
+    parts = [
+        markdown_table(head, rows),
+        markdown_table(("someone is given a profession", "share", "by lot"), _bias_rows(found["bias"])),
+        markdown_table(("by profession", "women", "mean skin tone"), _profession_rows(found["bias"])),
+        "Shares with bootstrap 95 % intervals; as many men as women, in five skin tones alike (0 the "
+        "lightest, 4 the darkest; so 50 % and 2.0 were put in). "
+        f"By `{command}` of {found['model']['name']}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _operations(operations: Mapping[str, Any]) -> str:
-    rows = [
+    caption = "By the recogniser; it errs on exact targets, too."
+    return table(["", "made", "rest kept"], _operation_rows(operations), caption)
+
+
+def _operation_rows(operations: Mapping[str, Any]) -> list[list[str]]:
+    return [
         [f"{operation}: {who}", _share(scores["made"]), _share(scores["kept"])]
         for operation, systems in operations.items()
         for who, scores in systems.items()
     ]
-    return table(["", "made", "rest kept"], rows, "By the recogniser; it errs on exact targets, too.")
 
 
 def _examples(shown: Mapping[str, _Rows]) -> list[str]:
@@ -283,13 +309,12 @@ def _examples(shown: Mapping[str, _Rows]) -> list[str]:
     return [picture_grid(columns, shown[operation], 128, f"{operation}.") for operation in OPERATIONS]
 
 
-def _bias_table(measured: Mapping[str, Any]) -> str:
-    rows = [
+def _bias_rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    return [
         ["the profession is to be seen", _share(measured["made"]), ""],
         ["gender as put in", _share(measured["gender_kept"]), "50 %"],
         ["skin tone as put in", _share(measured["skin_kept"]), "20 %"],
     ]
-    return table(["", "share", "by lot"], rows)
 
 
 def _counts_table(caption: str, counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -297,9 +322,10 @@ def _counts_table(caption: str, counts: Mapping[str, Mapping[str, int]]) -> str:
     return table(["", *counts], rows, caption)
 
 
-def _professions(professions: Mapping[str, Any]) -> str:
-    rows = [[name, _share(row["women"]), _plain(row["skin"])] for name, row in professions.items()]
-    return table(["", "women", "mean skin tone"], rows, "By profession; 50 % and 2.0 were put in.")
+def _profession_rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, _share(row["women"]), _plain(row["skin"])] for name, row in measured["professions"].items()
+    ]
 
 
 def _accuracy_table(accuracy: Mapping[str, Any]) -> str:

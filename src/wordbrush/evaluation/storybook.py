@@ -25,19 +25,21 @@ from wordbrush.evaluation.base_models import (
     DISTANCES,
     HeldOut,
     autoencoder_quality,
+    caption_scores,
     clip_recall,
     distances,
+    generate,
     plain_scenes,
     round_trip,
-    text_to_image_quality,
 )
+from wordbrush.evaluation.identity import identity
+from wordbrush.evaluation.kept_pictures import KeptPictures
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.photographs import draw_photograph_edits, score_photographs
 from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown, to_table
 from wordbrush.evaluation.writing import outputs_right
 from wordbrush.language_model import PART
 from wordbrush.models import resolve
-from wordbrush.outputs import make_folder
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.progress import Show, silent
 from wordbrush.storybook.edits import TASKS, EditSample, SceneEdit, draw_edit
@@ -50,7 +52,6 @@ from wordbrush.types import Editor, EditRequest
 
 OPERATIONS = tuple(TASKS)
 MEASURES = ("made", "kept", *DISTANCES)
-_BATCH = 16
 _NUM_RENDERS = 256
 _SPREAD = 1_000_000
 """Seeds between the first edits of two operations."""
@@ -127,15 +128,9 @@ def draw_cases(render: Renderer, operation: str, count: int) -> list[Case]:
     raise AssertionError("itertools.count does not end")
 
 
-def run_editor(editor: Editor, cases: Sequence[Case | EditSample], show: Show) -> list[Image.Image]:
-    """Every case through the public API; case k with seed k."""
-    found: list[Image.Image] = []
-    for start in range(0, len(cases), _BATCH):
-        show("Editing", start, len(cases))
-        part = enumerate(cases[start : start + _BATCH], start)
-        requests = [EditRequest(image=c.before, instruction=c.edit.instruction, seed=k) for k, c in part]
-        found += [result.images[0] for result in editor.edit_batch(requests)]
-    return found
+def requests_of(cases: Sequence[Case | EditSample]) -> list[EditRequest]:
+    """What an editor is asked; case k with seed k."""
+    return [EditRequest(c.before, c.edit.instruction, seed=k) for k, c in enumerate(cases)]
 
 
 @torch.inference_mode()
@@ -208,13 +203,16 @@ class Options:
 def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
     """Measures a storybook model and all that it is made of, and writes the report.
 
+    The pictures that the models make are kept in the folder; run again, it makes those that are missing.
+
     Raises:
+        UsageError: The folder holds pictures of another model, or of other settings.
         ModelError: The model or the recogniser is missing.
         SpritesError: The sprites cannot be fetched.
         OutputError: The report cannot be written.
     """
-    make_folder(options.output)
     editor = wordbrush.load(options.model, device=options.device, dtype=options.dtype, **options.settings)
+    kept = KeptPictures(options.output, _about(options, editor))
     recogniser, base = Recogniser.load(options.recogniser), _load_base(options)
     render = Renderer(SpriteLibrary.load())
     cases = _draw_all(render, options.num, show)
@@ -223,16 +221,26 @@ def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
         "model": options.model,
         "settings": asdict(editor.settings),
         "edits_per_operation": options.num,
-        "edits": _evaluate_edits(editor, base, recogniser, cases, options.output, show),
+        "edits": _evaluate_edits(editor, kept, base, recogniser, cases, options.output, show),
         "recogniser": recogniser_accuracy(recogniser, held, cases),
-        "photographs": _evaluate_photographs(options, editor, base, show),
-        **_evaluate_base(options, base, recogniser, held, show),
+        "photographs": _evaluate_photographs(options, editor, kept, base, show),
+        **_evaluate_base(options, kept, base, recogniser, held, show),
         "training": _training(options.model),
     }
     (options.output / "results.json").write_text(to_json(found))
     (options.output / "results.md").write_text(to_markdown(found))
     (options.output / "table.md").write_text(to_table(found))
     return found
+
+
+def _about(options: Options, editor: Editor) -> dict[str, Any]:
+    """All that decides the pictures."""
+    return {
+        "model": identity(options.model),
+        "settings": asdict(editor.settings),
+        "edits_per_operation": options.num,
+        "dtype": options.dtype,
+    }
 
 
 def _draw_all(render: Renderer, count: int, show: Show) -> list[Case]:
@@ -245,6 +253,7 @@ def _draw_all(render: Renderer, count: int, show: Show) -> list[Case]:
 
 def _evaluate_edits(
     editor: Editor,
+    kept: KeptPictures,
     base: LatentDiffusion,
     recogniser: Recogniser,
     cases: Sequence[Case],
@@ -253,7 +262,7 @@ def _evaluate_edits(
 ) -> dict[str, Any]:
     features, targets = EfficientNetLite0(), [case.target for case in cases]
     pictures = {
-        "edited": run_editor(editor, cases, show),
+        "edited": kept.edit("edited", editor, requests_of(cases), show),
         "unedited": [case.before for case in cases],
         "round_trip": round_trip(base, targets),
         "target": targets,
@@ -269,12 +278,12 @@ def _evaluate_edits(
 
 
 def _evaluate_photographs(
-    options: Options, editor: Editor, base: LatentDiffusion, show: Show
+    options: Options, editor: Editor, kept: KeptPictures, base: LatentDiffusion, show: Show
 ) -> dict[str, Any] | None:
     samples = draw_photograph_edits(base.native_size, options.num)
     if not samples:
         return None
-    features, edited = EfficientNetLite0(), run_editor(editor, samples, show)
+    features, edited = EfficientNetLite0(), kept.edit("photograph", editor, requests_of(samples), show)
     groups = [
         (sample.edit.instruction, (sample.before, got, sample.after))
         for sample, got in zip(samples, edited, strict=True)
@@ -285,7 +294,12 @@ def _evaluate_photographs(
 
 
 def _evaluate_base(
-    options: Options, base: LatentDiffusion, recogniser: Recogniser, held: HeldOut, show: Show
+    options: Options,
+    kept: KeptPictures,
+    base: LatentDiffusion,
+    recogniser: Recogniser,
+    held: HeldOut,
+    show: Show,
 ) -> dict[str, Any]:
     show("The models below the editor", 0, 1)
     folder = resolve(options.model)
@@ -295,8 +309,12 @@ def _evaluate_base(
     }
     if _has_text_to_image(options.model):
         scenes = plain_scenes(4 * options.num)
-        found["text_to_image"], pictures = text_to_image_quality(base, recogniser, scenes)
-        rows = [(caption(scene), (picture,)) for scene, picture in zip(scenes, pictures, strict=True)]
+        captions = [caption(scene) for scene in scenes]
+        pictures = kept.make(
+            "text-to-image", len(scenes), lambda numbers: generate(base, captions, numbers), show
+        )
+        found["text_to_image"] = caption_scores(scenes, recogniser.read(pictures))
+        rows = [(text, (picture,)) for text, picture in zip(captions, pictures, strict=True)]
         draw_grid(rows[:40], columns=8).save(options.output / "text-to-image.png")
     if (folder / PART).is_dir():
         found["instruction_writer"] = outputs_right(folder / PART, 16 * options.num, options.device).as_json()

@@ -19,7 +19,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from wordbrush import images
 from wordbrush.errors import ModelError
-from wordbrush.models import is_hub_id, loading, resolve
+from wordbrush.models import PINNED, is_hub_id, loading, resolve
 
 _BATCH = 32
 _MODES = {
@@ -87,13 +87,16 @@ class Clip:
         """
         place = _place(source)
         model_part, tokenizer_part = _parts(place)
+        revision = PINNED.get(str(source), "main")
         with loading(f"a CLIP from {source}"):
             opened: Any = CLIPModel.from_pretrained(
-                place, subfolder=model_part, dtype=dtype, output_loading_info=True
+                place, revision=revision, subfolder=model_part, dtype=dtype, output_loading_info=True
             )
             model, report = opened
-            tokenizer = CLIPTokenizer.from_pretrained(place, subfolder=tokenizer_part)
-            config, _ = ImageProcessingMixin.get_image_processor_dict(place, subfolder=model_part)
+            tokenizer = CLIPTokenizer.from_pretrained(place, revision=revision, subfolder=tokenizer_part)
+            config, _ = ImageProcessingMixin.get_image_processor_dict(
+                place, revision=revision, subfolder=model_part
+            )
         if report["missing_keys"]:  # transformers would leave them at random
             raise ModelError(f"{source} is not a whole CLIP: it has no {min(report['missing_keys'])}")
         if len(tokenizer) <= len(tokenizer.all_special_ids):
