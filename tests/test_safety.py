@@ -12,7 +12,8 @@ from PIL import Image
 
 import wordbrush
 from tests import tiny
-from tests.serving.services import ended, make, running
+from tests.serving.clients import ended
+from tests.serving.services import make, running
 from wordbrush import watermark
 from wordbrush.cli import main
 from wordbrush.editors.sequential import Session

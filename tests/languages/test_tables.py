@@ -1,6 +1,8 @@
 """Instructions into English by tables. The sentences here are not those of the held-out file."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -243,6 +245,29 @@ class _Blind:
 def test_no_meaning_is_chosen_where_several_are_as_near():
     with pytest.raises(TranslationError):
         TableTranslator(_Blind()).translate("狗好像应该怎么样")
+
+
+@dataclass
+class _Slow(_Blind):
+    """One that takes long to load, and then cannot."""
+
+    may_go_on: Event = field(default_factory=Event)
+    seen: list[str] = field(default_factory=list[str])
+
+    def encode(self, texts: list[str]) -> Any:
+        self.seen += texts
+        assert self.may_go_on.wait(60)
+        raise MemoryError
+
+
+def test_warming_up_waits_for_nothing_and_fails_nothing():
+    encoder = _Slow()
+    thread = TableTranslator(encoder).warm_up()
+    assert thread.is_alive()
+    encoder.may_go_on.set()
+    thread.join(60)
+    assert encoder.seen and not thread.is_alive()
+    assert TableTranslator(encoder).translate("haz que sea de noche").english == "make it night"
 
 
 @pytest.mark.parametrize(

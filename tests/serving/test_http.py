@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -12,7 +13,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import wordbrush
-from tests.serving.services import SETTINGS, ended, events, make, running, wait_for
+from tests.serving.clients import ended, events, wait_for
+from tests.serving.load import flood
+from tests.serving.services import SETTINGS, make, running
 from wordbrush.controls import controls
 from wordbrush.images import open_image
+from wordbrush.languages.tables import TableTranslator
 from wordbrush.provenance import read_provenance
 from wordbrush.serving import connections, uploads
+from wordbrush.serving.http import build
 from wordbrush.serving.service import Keys, Limits, Service
 from wordbrush.serving.uploads import Room
 
@@ -339,6 +343,11 @@ def test_a_kept_connection_answers_without_delay(client: httpx.Client):
     assert sorted(seconds() for _ in range(30))[10] < 0.03  # else 0.04 each, all but the first few
 
 
+def test_a_connection_is_kept_until_after_its_client_gives_it_up(service: Service):
+    server = connections.make_server(build(service), service.worker)
+    assert server.config.timeout_keep_alive > 2 * (httpx.Limits().keepalive_expiry or 0) > 0
+
+
 def test_a_client_that_hangs_up_is_no_error(client: httpx.Client, caplog: pytest.LogCaptureFixture):
     with raw(client, send=HEAD + b'Content-Length: 1000\r\n\r\n{"'):
         time.sleep(0.2)
@@ -424,30 +433,9 @@ def test_a_killed_model_process_is_replaced_and_its_edit_is_finished(
     assert job.attempts == 2
 
 
-def many(client: httpx.Client, file: bytes, count: int, clients: int) -> list[str]:
-    """The ends of so many edits; refused ones are asked for again."""
-
-    def one(seed: int) -> str:
-        def accepted() -> Any:
-            reply = post(client, file, seed=str(seed), steps="1")
-            assert reply.status_code in (202, 429)
-            assert reply.status_code == 202 or int(reply.headers["retry-after"]) >= 1
-            return reply.json().get("id")
-
-        return ended(client, wait_for(accepted, 600))["status"]
-
-    with ThreadPoolExecutor(clients) as pool:
-        return list(pool.map(one, range(count)))
-
-
 def test_many_clients_at_once(client: httpx.Client, file: bytes):
-    assert many(client, file, 40, 10) == ["done"] * 40
-
-
-@pytest.mark.long
-def test_2000_edits_by_200_clients(client: httpx.Client, service: Service, file: bytes):
-    assert many(client, file, 2000, 200) == ["done"] * 2000
-    assert service.table.counts()["running"] == 0
+    found = flood(str(client.base_url), file, 40, 10, steps="1")
+    assert found.ends == {"done": 40}
 
 
 @pytest.fixture
@@ -569,6 +557,26 @@ def test_a_service_of_its_own_rules(tiny_checkpoint: Path, tmp_path: Path, file:
         status = ended(client, edit)
         assert status["status"] == "failed"
         assert "longer than 1 s" in status["error"]["message"]
+
+
+def test_the_translator_is_loaded_before_the_first_instruction_and_nothing_waits_for_it(
+    tiny_checkpoint: Path, tmp_path: Path, file: bytes
+):
+    loading, may_go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def encode(self, texts: list[str]) -> Any:
+            loading.set()
+            assert may_go_on.wait(120)
+            raise MemoryError
+
+    service = dataclasses.replace(make(tiny_checkpoint, tmp_path), translator=TableTranslator(Slow()))
+    with running(service) as client:
+        assert loading.wait(60)
+        assert client.get("/healthz").is_success
+        assert post(client, file).status_code == 202
+        may_go_on.set()
+        assert post(client, file, instruction="mach es zur Nacht").json()["english"] == "make it night"
 
 
 def test_a_file_that_claims_to_be_a_picture_with_text_is_one(client: httpx.Client, picture: Image.Image):

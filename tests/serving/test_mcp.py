@@ -18,7 +18,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 
 import wordbrush
-from tests.serving.services import wait_for
+from tests.serving.clients import wait_for
 from wordbrush.editors.session_file import load_session
 from wordbrush.errors import UsageError
 from wordbrush.provenance import read_provenance

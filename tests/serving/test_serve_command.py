@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.serving.services import Command, ended, wait_for
+from tests.serving.clients import Command, ended, wait_for
+from tests.serving.load import in_time, percentile, under_load
 from wordbrush.cli import main
 from wordbrush.models import public_name
 from wordbrush.serving.jobs import JobTable
@@ -102,6 +103,23 @@ def test_10000_requests_of_a_fuzzer(tiny_checkpoint: Path, tmp_path: Path):
     began = time.monotonic()
     fuzz(tiny_checkpoint, tmp_path, 1000)  # of each of ten operations
     assert time.monotonic() - began < 3600
+
+
+@pytest.mark.long
+def test_2000_edits_by_200_clients(tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]):
+    pytest.importorskip("psutil")
+    service = Command(tiny_checkpoint, tmp_path / "service")
+    try:
+        wait_for(lambda: service.client.get("/readyz").is_success)
+        load = under_load(service, asked["files"]["image"][1], 2000, 200, steps="1")
+        assert load.flood.ends == {"done": 2000}
+        assert load.flood.refused  # more clients than the queue is long
+        assert percentile(load.health, 99) < 0.25
+        for memory in (load.server, load.worker):
+            _, before, after = in_time(memory)
+            assert after < 1.05 * before
+    finally:
+        service.stop()
 
 
 def replicas(checkpoint: Path, folder: Path) -> Command:

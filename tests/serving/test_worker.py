@@ -12,7 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.serving.services import make, running, wait_for
+from tests.serving.clients import wait_for
+from tests.serving.services import make, running
 from tests.serving.test_http import LONG, png, post
 from wordbrush.serving.jobs import JobTable, NewJob
 from wordbrush.serving.worker import WorkerOptions, _Desk

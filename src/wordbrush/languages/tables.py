@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from threading import Thread
 
 from wordbrush.languages.detection import certain, detect
 from wordbrush.languages.nearest import Encoder, load_encoder, nearest
@@ -75,6 +77,18 @@ class TableTranslator:
     def load(cls) -> TableTranslator:
         """With the sentence encoder, if it is installed."""
         return cls(load_encoder())
+
+    def warm_up(self) -> Thread:
+        """Load in a thread what the first instruction would wait for; what is wrong shows when that comes."""
+        thread = Thread(target=self._load_all, name="translator", daemon=True)
+        thread.start()
+        return thread
+
+    def _load_all(self) -> None:
+        with suppress(Exception):
+            detect("wordbrush")  # in no table: all are read, and then the model that tells languages apart
+            if self.encoder is not None:
+                self.encoder.encode(["wordbrush"])
 
     def translate(self, text: str) -> Translation:
         """One instruction; English is given back as it is, and so is what may be it and is not understood.

@@ -38,6 +38,8 @@ def ui(
         raise MissingExtraError("the page", "ui") from error
     from wordbrush.editors import find_method
     from wordbrush.editors.settings import make_settings
+    from wordbrush.languages import TABLES
+    from wordbrush.languages.tables import TableTranslator
     from wordbrush.models import own_settings
     from wordbrush.recipe import Recipe
     from wordbrush.serving.menu import Menu
@@ -54,7 +56,10 @@ def ui(
         return make_settings(find_method(method).settings, given)
 
     menu = Menu([recipe.model, *(also or [])], load, defaults, first=recipe.method)
-    menu.editor(menu.models[0], recipe.method)  # at once: the first visitor need not wait
+    # At once: the first visitor need not wait.
+    if setup.translator == TABLES:
+        TableTranslator.load().warm_up()
+    menu.editor(menu.models[0], recipe.method)
     serve(menu, host=host, port=port)
 
 

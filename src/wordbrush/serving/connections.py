@@ -16,6 +16,9 @@ MAX_CONNECTIONS = 800
 """At one time; a process may usually have 1,024 files open."""
 HEADER_SECONDS = 10.0
 """That a client has to send a request's header."""
+KEPT_SECONDS = 20
+"""That a connection is kept for another request: longer than httpx does, and so OpenAI's client (5 s), since
+a request that is sent while its connection is closed gets no answer."""
 _GRACE = 12
 """Seconds beyond the worker's grace after which requests that still run are cut off."""
 
@@ -75,6 +78,7 @@ def make_server(app: FastAPI, worker: Worker) -> Server:
     """A server of the application; `worker` is told when it stops."""
     config: Any = {"log_level": "warning", "access_log": False, "server_header": False, "http": Connection}
     config["loop"] = "asyncio"  # whatever else is installed: the same everywhere
+    config["timeout_keep_alive"] = KEPT_SECONDS
     grace = int(worker.options.grace) + _GRACE
     return Server(uvicorn.Config(app, timeout_graceful_shutdown=grace, **config), worker)
 

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from wordbrush import __version__
 from wordbrush.controls import offered
 from wordbrush.errors import ModelError
+from wordbrush.languages.tables import TableTranslator
 from wordbrush.models import public_name
 from wordbrush.serving.connections import listen, make_server
 from wordbrush.serving.jobs import Job, State
@@ -100,6 +101,8 @@ def build(service: Service, *, cors_origins: Sequence[str] = ()) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         service.worker.start()
+        if isinstance(service.translator, TableTranslator):  # others were loaded whole
+            service.translator.warm_up()
         yield
         await run_in_threadpool(service.worker.stop)
 
