@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from tests.data.edits import rows
+from tests.training.edits import rows
 from wordbrush.cli import main
 from wordbrush.data.rows import Row, decode
 from wordbrush.data.shards import write_card, write_shards
@@ -20,7 +20,10 @@ from wordbrush.tasks import TASKS
 
 
 def captioned(count: int) -> list[Row]:
-    return [row.model_copy(update={"source_caption": f"thing {i}"}) for i, row in enumerate(rows(count))]
+    return [
+        row.model_copy(update={"source_caption": f"thing {i}"})
+        for i, row in enumerate(rows(count, (128, 96)))
+    ]
 
 
 def pictures(row: Row) -> tuple[Image.Image, Image.Image]:
@@ -59,7 +62,7 @@ def test_a_task_gives_the_same_pairs_beside_others_and_other_seeds_other_ones():
 
 
 def test_without_a_caption_no_picture_is_to_be_made_from_its_outlines():
-    bare = [row.model_copy(update={"source_caption": None}) for row in rows(8)]
+    bare = [row.model_copy(update={"source_caption": None}) for row in rows(8, (128, 96))]
     for row in Deriver(["sketch"])(bare):
         assert row.edit_prompt.lower() in phrasings("to_sketch", "train") and row.target_caption is None
 
