@@ -216,6 +216,17 @@ def test_a_new_task_is_learned_and_nothing_else_changes(folder: Path, tmp_path: 
     )
 
 
+def test_what_a_run_takes_is_estimated(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a", preflight=True))
+    given = settings(folder, tmp_path / "b", init_from=str(tmp_path / "a" / "model"))
+    one = task_inversion.Config(**given.model_dump(exclude_unset=True, exclude={"ema_decay"}), name="outline")
+    recipe = task_inversion.TaskInversionRecipe(one)
+    whole, vector = EmuEditRecipe(given).need(), recipe.need()
+    assert 0 < vector.memory < whole.memory and 0 < vector.flops <= whole.flops
+    assert [name for name, _ in recipe.model.named_parameters()] == ["vector"]
+    assert not any(p.is_meta for p in recipe.base.unet.parameters())
+
+
 def test_a_new_task_needs_an_editor_of_tasks_and_a_name_of_its_own(folder: Path, tmp_path: Path):
     given = settings(folder, tmp_path).model_dump(exclude_unset=True, exclude={"ema_decay"})
     with pytest.raises(ValueError, match="holds no task embeddings"):

@@ -263,11 +263,15 @@ class InstructPix2PixRecipe:
             }
         return inputs
 
+    def whole(self) -> nn.Module:
+        """What is trained, with all of which it is made among its parts."""
+        return self.model
+
     def need(self) -> preflight.Need:
         """What the run takes."""
         frozen = sum(p.nbytes for n in (*self.base.text_encoders, self.base.vae) for p in n.parameters())
         cache = self._cache_bytes() if self.cached else 0
-        return preflight.estimate(self.model, self.example(), self.config, frozen=frozen, cache=cache)
+        return preflight.estimate(self.whole(), self.example(), self.config, frozen=frozen, cache=cache)
 
     def _cache_bytes(self) -> int:
         pixels = max(height * width for height, width in self._shapes())
