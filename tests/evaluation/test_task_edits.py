@@ -10,9 +10,18 @@ from PIL import Image
 
 from tests.evaluation import models
 from wordbrush.cli import main
-from wordbrush.diffusion.task_embedding import TaskEmbedding, take_task
+from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
+from wordbrush.errors import UsageError
 from wordbrush.evaluation import task_edits
-from wordbrush.evaluation.task_edits import OPERATIONS, TASKS, VisionCase, arms_of, draw_tasks
+from wordbrush.evaluation.task_edits import (
+    OPERATIONS,
+    ROUND_TRIP,
+    UNEDITED,
+    VisionCase,
+    arms_of,
+    draw_tasks,
+    operations_of,
+)
 from wordbrush.storybook import vision
 from wordbrush.storybook.recogniser import facts
 from wordbrush.storybook.render import Renderer
@@ -23,15 +32,31 @@ from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
 
 @pytest.fixture(scope="module")
 def cases(render: Renderer) -> list[Any]:
-    return draw_tasks(render, 4)
+    return draw_tasks(render, 4, OPERATIONS | vision.UNSEEN)
 
 
 def test_every_task_of_the_storybook_has_its_share(cases: list[Any]):
-    counts = {task: sum(case.edit.task == task for case in cases) for task in TASKS}
-    assert set(TASKS) <= set(KNOWN) and min(counts.values()) >= 4
-    assert {case.edit.operation for case in cases} == set(OPERATIONS)
+    known = OPERATIONS | vision.UNSEEN
+    counts = {task: sum(case.edit.task == task for case in cases) for task in known.values()}
+    assert set(OPERATIONS.values()) <= set(KNOWN) and min(counts.values()) >= 4
+    assert {case.edit.operation for case in cases} == set(known)
     for case in cases:
-        assert case.edit.task == OPERATIONS[case.edit.operation]
+        assert case.edit.task == known[case.edit.operation]
+
+
+def test_operations_are_chosen_by_their_tasks():
+    assert operations_of(["depth", "contours"]) == {
+        "to_depth": "depth",
+        "from_depth": "depth",
+        "contour": "contours",
+    }
+    with pytest.raises(UsageError, match="no edits of 'pose'"):
+        operations_of(["pose"])
+
+
+def test_edits_of_a_task_are_the_same_whatever_else_is_asked_for(cases: list[Any], render: Renderer):
+    alone = draw_tasks(render, 4, operations_of(["contours"]))
+    assert [case.edit for case in alone] == [case.edit for case in of(cases, "contour")]
 
 
 def of(cases: list[Any], *operations: str) -> list[VisionCase]:
@@ -39,8 +64,8 @@ def of(cases: list[Any], *operations: str) -> list[VisionCase]:
 
 
 def test_the_exact_result_overlaps_wholly_and_the_picture_before_not_at_all(cases: list[Any]):
-    marked = of(cases, "detect", "segment", "to_map")
-    assert len(marked) >= 10
+    marked = of(cases, "detect", "segment", "to_map", "contour")
+    assert len(marked) >= 14
     for case in marked:
         exact = overlap(case.edit, case.found, case.target)
         before = overlap(case.edit, case.found, case.before)
@@ -60,6 +85,15 @@ def test_a_smeared_result_of_another_size_still_counts(cases: list[Any]):
         large = case.target.resize((200, 200), Image.Resampling.BICUBIC)
         found = overlap(case.edit, case.found, large)
         assert found is not None and found > 0.75
+
+
+def test_lines_that_are_off_by_one_still_overlap(cases: list[Any]):
+    for case in of(cases, "contour"):
+        pixels = np.asarray(case.target)
+        near, far = (
+            overlap(case.edit, case.found, Image.fromarray(np.roll(pixels, by, axis=1))) for by in (1, 8)
+        )
+        assert near is not None and far is not None and near > 0.45 > far
 
 
 def test_what_marks_nothing_has_no_overlap_but_a_scene_to_be_seen(cases: list[Any]):
@@ -83,15 +117,18 @@ def tasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_with_tasks_is_told_them_and_predicts_them(tasked: Path, tiny_editor: Path, tmp_path: Path):
-    assert [(arm.label, arm.method, arm.task) for arm in arms_of("A", str(tasked))] == [
+    assert [(arm.label, arm.method, arm.task) for arm in arms_of("A", str(tasked), ["add"])] == [
         ("A, true task", "emu-edit", "true"),
         ("A, predicted task", "emu-edit", "predicted"),
     ]
-    assert [(arm.label, arm.method, arm.task) for arm in arms_of("B", str(tiny_editor))] == [
+    assert [(arm.label, arm.method, arm.task) for arm in arms_of("B", str(tiny_editor), ["add"])] == [
         ("B", "instruct-pix2pix", None)
     ]
     alone = Path(shutil.copytree(tasked, tmp_path / "alone", ignore=lambda *_: ["task_predictor"]))
-    assert [arm.task for arm in arms_of("C", str(alone))] == ["true"]
+    assert [arm.task for arm in arms_of("C", str(alone), ["add"])] == ["true"]
+    assert [arm.task for arm in arms_of("A", str(tasked), ["contours"])] == ["predicted"]
+    with pytest.raises(UsageError, match="knows no task 'contours'"):
+        arms_of("C", str(alone), ["contours"])
 
 
 def test_the_command_measures_and_goes_on(
@@ -118,23 +155,51 @@ def test_the_command_measures_and_goes_on(
     found = run()
     whole = (out / "rows.jsonl").read_text()
     rows = [json.loads(line) for line in whole.splitlines()]
-    assert len(rows) == 3 * 10
+    assert len(rows) == 5 * 10
     groups = found["groups"]
-    labels = ["told, true task", "told, predicted task", "plain"]
+    labels = ["told, true task", "told, predicted task", "plain", UNEDITED, ROUND_TRIP]
     assert list(groups["all"]["means"]) == labels
     assert groups["all"]["means"]["plain"]["l1"]["n"] == 10
     assert "task_right" in groups["all"]["means"][labels[1]]
     assert {"made", "kept"} <= set(groups["remove"]["means"]["plain"])
     detected = groups["detect"]["means"]["plain"]
     assert "overlap" in detected and "made" not in detected
+    assert groups["all"]["means"][UNEDITED]["l1"]["value"] == 0
     first, plain = (groups["all"]["means"][label]["l1"]["value"] for label in (labels[0], "plain"))
     assert groups["all"]["differences"]["plain"]["l1"]["value"] == pytest.approx(plain - first, abs=2e-4)
     assert "told, predicted task against the first" in (out / "results.md").read_text()
-    assert (out / "report.html").read_text().count("<img") == 10 * (2 + 3)
+    assert (out / "report.html").read_text().count("<img") == 10 * (2 + 5)
+    table = (out / "table.md").read_text()
+    assert table.count("against the first") == 4 * 4  # all, region, free-form and vision
+    assert "CLIPdir" in table and "Edits" not in table and "10 of all, 2 of region" in table
 
     (out / "rows.jsonl").write_text("".join(f"{line}\n" for line in whole.splitlines()[:10]))
     assert run() == found
     assert sorted((out / "rows.jsonl").read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_a_task_that_no_model_was_trained_on_is_measured_under_a_learned_one(
+    tasked: Path, tiny_clip: Path, recogniser: Path, tmp_path: Path
+):
+    embedding: Any = TaskEmbedding.from_pretrained(tasked / "task_embedding")
+    save_vector(embedding.vector("add"), "lines", tmp_path / "lines.safetensors")
+    expert = Path(shutil.copytree(tasked, tmp_path / "expert", ignore=lambda *_: ["task_predictor"]))
+    embedding.grown(["contours"]).save_pretrained(expert / "task_embedding")
+    out = tmp_path / "out"
+    command = ["evaluate", "tasks", "--tasks", "contours", "--num", "2", "--steps", "1", "-o", str(out),
+               "--clip", str(tiny_clip), "--recogniser", str(recogniser), "--device", "cpu",
+               "--model", f"as it is={tasked}", "--model", f"expert={expert}",
+               "--task-file", f"1 example={tmp_path / 'lines.safetensors'}"]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    means = json.loads((out / "results.json").read_text())["groups"]["contours"]["means"]
+    assert list(means) == [
+        "as it is, predicted task", "expert, true task", "1 example", UNEDITED, ROUND_TRIP,
+    ]  # fmt: skip
+    assert all({"overlap", "target_l1", "target_psnr"} <= set(row) for row in means.values())
+    table = (out / "table.md").read_text()
+    assert table.count("| contours |") == 5 and "2 of contours" in table and "| all |" not in table
 
 
 def test_vision_tasks_are_among_the_known():

@@ -39,7 +39,7 @@ def test_first_and_second_guesses_are_counted():
     assert shares == {"all": (0.5, 0.75), "remove": (0.5, 1), "add": (1, 1), "global": (0, 0)}
     assert found["confusion"]["remove"] == {"remove": 1, "add": 1}
     table = to_markdown("A title", found)
-    assert "| remove | 2 | 50.0 % | 100.0 % |" in table and table.startswith("## A title")
+    assert "| remove | 2 | 50.0 % | 100.0 % |" in table and table.startswith("### A title")
 
 
 def test_i2ebench_is_read_once_each_and_its_dimensions_are_tasks(tmp_path: Path):
@@ -65,8 +65,12 @@ def test_the_command_asks_everything(tmp_path: Path):
     rows = [{"instruction": f"remove the {n}", "task": "remove"} for n in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["evaluate", "task-predictor", "--model", str(tmp_path / "model"), "--num", "20"]
+    words += ["-o", str(tmp_path / "out")]
     told = CliRunner().invoke(app, [*words, "--data", str(tmp_path / "rows.jsonl"), "--json"])
     assert told.exit_code == 0, told.output
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("### ") == 2 and "| all | 20 |" in table
+    assert (tmp_path / "out" / "results.json").read_text() == told.stdout
     found = json.loads(told.stdout)
     assert [part["groups"]["all"]["top_1"]["n"] for part in found.values()][0] == 20
     assert set(found) == {

@@ -1,5 +1,8 @@
 """The recipe of Emu Edit: InstructPix2Pix's, told the task in both ways."""
 
+import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,53 @@ def tiny_picture() -> Any:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8))
 
 
+def test_a_plain_editor_is_trained_under_the_same_noise(folder: Path, tmp_path: Path):
+    given = settings(folder, tmp_path / "a")
+    shared = given.model_dump(exclude_unset=True) | {"prediction_type": "v_prediction"}
+    plain = instruct_pix2pix.Config(**shared, zero_terminal_snr=True)
+    one, other = EmuEditRecipe(given), instruct_pix2pix.InstructPix2PixRecipe(plain)
+    assert torch.equal(one.noise.alphas_cumprod, other.noise.alphas_cumprod)
+    assert torch.equal(one.draws.timesteps, other.draws.timesteps)
+    first, second = one.samples()[3], other.samples()[3]
+    assert all(torch.equal(first[name], second[name]) for name in ("t", "noise", "moments"))
+    with pytest.raises(ValueError, match="--prediction-type v_prediction"):
+        instruct_pix2pix.Config(**(shared | {"prediction_type": None}), zero_terminal_snr=True)
+
+
+def test_the_settings_of_edits_are_those_of_the_editor_that_it_began_as(folder: Path, tmp_path: Path):
+    base = Path(shutil.copytree(folder / "base", tmp_path / "base"))
+    (base / "wordbrush.json").write_text(json.dumps({"instruct-pix2pix": {"text_scale": 2.5}}))
+    main(settings(folder, tmp_path / "a", init_from=str(base)))
+    model = tmp_path / "a" / "model"
+    assert json.loads((model / "wordbrush.json").read_text()) == {"emu-edit": {"text_scale": 2.5}}
+    assert asdict(wordbrush.load(model, "emu-edit", device="cpu").settings)["text_scale"] == 2.5
+    again = EmuEditRecipe(settings(folder, tmp_path / "b", init_from=str(model)))
+    assert again.own_settings == {"text_scale": 2.5}
+
+
+def test_an_editor_is_taught_a_further_task(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a"))
+    model, new = tmp_path / "a" / "model", [row.model_copy(update={"task": "outline"}) for row in rows(10)]
+    write_shards(tmp_path / "new", "train", new, shard_bytes=4000)
+    given = settings(folder, tmp_path / "b", init_from=str(model), data=[str(tmp_path / "new")])
+    with pytest.raises(TrainingError, match="rows of outline"):
+        EmuEditRecipe(given).samples()
+    taught = given.model_copy(update={"new_task": ["outline"]})
+    recipe = EmuEditRecipe(taught)
+    start: Any = recipe.model
+    vectors = start.tasks.vectors.weight
+    known: Any = EmuEditRecipe(given).model
+    assert torch.equal(vectors[:-1], known.tasks.vectors.weight)
+    assert torch.allclose(vectors[-1], vectors[:-1].mean(0), atol=1e-6)
+    assert {int(recipe.samples()[i]["task"]) for i in range(5)} == {len(TASKS)}
+    main(taught)
+    editor = wordbrush.load(tmp_path / "b" / "model", "emu-edit", device="cpu", dtype="float32", steps=2)
+    assert editor.edit(EditRequest(tiny_picture(), "go", seed=0, task="outline")).images
+    for names in (["add"], ["outline", "outline"]):
+        with pytest.raises(TrainingError, match="a task of that name"):
+            EmuEditRecipe(given.model_copy(update={"new_task": names}))
+
+
 def test_rows_without_a_task_are_named(folder: Path, tmp_path: Path):
     with pytest.raises(TrainingError, match="rows of no task; the model knows local"):
         EmuEditRecipe(settings(folder, tmp_path, data=[str(folder / "bare")])).samples()
@@ -164,6 +214,17 @@ def test_a_new_task_is_learned_and_nothing_else_changes(folder: Path, tmp_path: 
         48,
         32,
     )
+
+
+def test_what_a_run_takes_is_estimated(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a", preflight=True))
+    given = settings(folder, tmp_path / "b", init_from=str(tmp_path / "a" / "model"))
+    one = task_inversion.Config(**given.model_dump(exclude_unset=True, exclude={"ema_decay"}), name="outline")
+    recipe = task_inversion.TaskInversionRecipe(one)
+    whole, vector = EmuEditRecipe(given).need(), recipe.need()
+    assert 0 < vector.memory < whole.memory and 0 < vector.flops <= whole.flops
+    assert [name for name, _ in recipe.model.named_parameters()] == ["vector"]
+    assert not any(p.is_meta for p in recipe.base.unet.parameters())
 
 
 def test_a_new_task_needs_an_editor_of_tasks_and_a_name_of_its_own(folder: Path, tmp_path: Path):

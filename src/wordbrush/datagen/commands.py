@@ -169,6 +169,32 @@ def convert_data(
     print(f"{count} rows in {folder}")
 
 
+@data_app.command("derive")
+def derive_data(
+    source: _Source,
+    folder: Annotated[Path, typer.Argument(help="The new folder.")],
+    tasks: Annotated[
+        str, typer.Option(help="color, sketch, text, depth: some of them, with commas between.")
+    ] = "color,sketch,text",
+    depth: Annotated[
+        str | None, typer.Option(help="A depth model, such as depth-anything/Depth-Anything-V2-Small-hf.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn for each pair.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Make pairs that follow from one picture each, of the pictures before the edits of a data set.
+
+    Colour and light, outlines and depth (to and from), lettering (put on, taken off): one of each task a row.
+    """
+    from wordbrush.data.sources import convert
+    from wordbrush.datagen.derived import Deriver
+
+    deriver = Deriver.load(tasks.split(","), depth=depth, seed=seed, device=device)
+    with _counting("Deriving") as on_row:
+        count = convert(source, folder, "parquet", choose=deriver, on_row=on_row)
+    print(f"{count} rows in {folder}")
+
+
 @data_app.command("validate")
 def validate_data(source: _Source) -> None:
     """Check every row of a data set; prints a line for each problem, and exits 1 if there are any."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -50,6 +51,18 @@ class TaskEmbedding(ModelMixin, ConfigMixin):
     def names(self) -> list[str]:
         """The tasks."""
         return list(self.config["task_names"])
+
+    def grown(self, names: Sequence[str]) -> TaskEmbedding:
+        """With further tasks, whose vectors begin as the mean of the known ones."""
+        config = self.config
+        larger = TaskEmbedding(
+            [*self.names, *names], config["width"], config["time_width"], config["text_width"]
+        )
+        mean = self.vectors.weight.detach().mean(0, keepdim=True).expand(len(names), -1)
+        weights = self.state_dict()
+        weights["vectors.weight"] = torch.cat([self.vectors.weight.detach(), mean])
+        larger.load_state_dict(weights)
+        return larger
 
     def vector(self, name: str) -> Tensor:
         """(width,): the vector of a task.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,16 +75,28 @@ def evaluate_task_predictor(
     ] = None,
     i2ebench: Annotated[Path | None, typer.Option(help="The folder EditData of I2EBench.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Storybook instructions, in held-out phrasings.")] = 1000,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for table.md and results.json. (default: none)"),
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Measure a task predictor: how often it is right, and what it takes for what."""
     from wordbrush.editors.task_predictor import load_task_predictor
     from wordbrush.evaluation.report import to_json
     from wordbrush.evaluation.task_prediction import ask, collect, to_markdown
+    from wordbrush.outputs import make_folder
+    from wordbrush.provenance import atomic_file
 
     predictor = load_task_predictor(model)
     found = {title: ask(predictor, questions) for title, questions in collect(data or [], i2ebench, num)}
-    print(to_json(found) if as_json else "\n".join(map(to_markdown, found, found.values())), end="")
+    tables = "\n".join(map(to_markdown, found, found.values()))
+    if output is not None:
+        make_folder(output)
+        for name, text in {"table.md": tables, "results.json": to_json(found)}.items():
+            with atomic_file(output / name, overwrite=True) as file:
+                file.write(text.encode())
+    print(to_json(found) if as_json else tables, end="")
 
 
 @evaluate_app.command("languages")
@@ -153,6 +166,12 @@ def evaluate_curves(
     print(*sentences, output / "report.html", sep="\n")
 
 
+def _labelled(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Label and name of each [LABEL=]NAME."""
+    pairs = [text.rpartition("=") for text in given]
+    return [(label or name, name) for label, _, name in pairs]
+
+
 def _sweeps(editors: str, given: list[str]) -> tuple[dict[str, str], list[Any]]:
     """The models of methods that have one to themselves, and the sweeps: those given, else the known."""
     from wordbrush.evaluation.sweeps import parse_sweep
@@ -168,6 +187,13 @@ def evaluate_tasks(
     model: Annotated[
         list[str] | None, typer.Option(help="[LABEL=]MODEL; may be repeated. (default: storybook)")
     ] = None,
+    task_file: Annotated[
+        list[str] | None,
+        typer.Option(help="[LABEL=]FILE of a learned task, for the first model; may be repeated."),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these, with commas between. (default: all that are trained)")
+    ] = None,
     num: Annotated[int, typer.Option(min=2, help="Held-out edits of each task, at least.")] = 48,
     output: _Report = Path("out/tasks"),
     recogniser: _Recogniser = None,
@@ -180,30 +206,83 @@ def evaluate_tasks(
     device: _Device = "auto",
     dtype: _Dtype = "auto",
 ) -> None:
-    """Measure editors task by task: told the true task, predicting it, or knowing of none.
+    """Measure editors task by task: told the true task, predicting it, told a learned one, or without any.
 
-    Writes report.html, results.md and results.json; run it again to go on where it stopped.
+    Writes report.html, results.md, table.md and results.json; run it again to go on where it stopped.
     """
     from wordbrush.diffusion.runtime import prepare_process
-    from wordbrush.evaluation.task_edits import Plan, arms_of, draw_tasks, measure
+    from wordbrush.evaluation import task_edits
+    from wordbrush.evaluation.task_edits import Arm, Plan, arms_of, draw_tasks, measure, references
     from wordbrush.evaluation.task_report import write_report
     from wordbrush.storybook.recogniser import Recogniser
     from wordbrush.storybook.render import Renderer
     from wordbrush.storybook.sprites import SpriteLibrary
 
     prepare_process()
-    pairs = [text.rpartition("=") for text in model or ["storybook"]]
-    arms = [arm for label, _, name in pairs for arm in arms_of(label or name, name)]
+    operations = task_edits.operations_of(tasks.split(",")) if tasks else task_edits.OPERATIONS
+    models, files = _labelled(model or ["storybook"]), _labelled(task_file or [])
+    first = models[0][1]
+    arms = [arm for label, name in models for arm in arms_of(label, name, list(operations.values()))]
+    arms += [Arm(label, first, "emu-edit", task_file=file) for label, file in files]
+    arms += references(first)
     if len({arm.label for arm in arms}) < len(arms):
-        raise UsageError("--model: two have the same label")
+        raise UsageError("--model, --task-file: two have the same label")
     settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
-    plan = Plan(arms, num, settings, seed, device=device, dtype=dtype)
+    plan = Plan(arms, operations, num, settings, seed, device=device, dtype=dtype)
     judge = Recogniser.load(recogniser)
     judges = _judges(clip, "stretched", dino, lpips=False, device=device)
-    cases = draw_tasks(Renderer(SpriteLibrary.load()), num)
+    cases = draw_tasks(Renderer(SpriteLibrary.load()), num, operations)
     with progress() as show:
         journal = measure(plan, cases, judges, judge, output, show)
     write_report(plan, cases, journal, plan.about(judges))
+    print(output / "report.html")
+
+
+@evaluate_app.command("turns")
+def evaluate_turns(
+    model: _Model = "storybook",
+    method: Annotated[str, typer.Option(help="One that follows instructions.")] = "instruct-pix2pix",
+    num: Annotated[int, typer.Option(min=2, help="Sessions.")] = 20,
+    turns: Annotated[int, typer.Option(min=1, help="Of each session.")] = 8,
+    alpha: Annotated[
+        float | None, typer.Option(min=0, help="Threshold of unchanged pixels. (default: 0.03)")
+    ] = None,
+    low_pass: Annotated[
+        float | None, typer.Option(min=0, help="Of its filter, in short sides. (default: 0.01)")
+    ] = None,
+    output: _Report = Path("out/turns"),
+    recogniser: _Recogniser = None,
+    steps: _Steps = None,
+    text_scale: _Scale = None,
+    image_scale: _Scale = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Measure many turns on one picture: what becomes of that which no turn was to touch.
+
+    With and without the threshold of unchanged pixels, and with the region locked. Writes report.html,
+    table.md and results.json; run it again to go on where it stopped.
+    """
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.editors.sequential import ALPHA, LOW_PASS
+    from wordbrush.evaluation.journal import Journal
+    from wordbrush.evaluation.turns import Plan, draw_plot, measure, ways
+    from wordbrush.evaluation.turns_report import write_report
+    from wordbrush.storybook.recogniser import Recogniser
+    from wordbrush.storybook.render import Renderer
+    from wordbrush.storybook.sprites import SpriteLibrary
+
+    prepare_process()
+    settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
+    compared = ways(ALPHA if alpha is None else alpha, LOW_PASS if low_pass is None else low_pass)
+    plan = Plan(model, method, compared, num, turns, settings, seed, device=device, dtype=dtype)
+    about, render, judge = plan.about(recogniser), Renderer(SpriteLibrary.load()), Recogniser.load(recogniser)
+    journal = Journal(output, about)
+    with progress() as show:
+        measure(plan, render, judge, journal, show)
+    shown = [draw_plot(render, number, turns) for number in range(min(num, plan.shown))]
+    write_report(plan, shown, journal, about)
     print(output / "report.html")
 
 

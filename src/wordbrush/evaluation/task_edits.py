@@ -1,12 +1,14 @@
 """`wordbrush evaluate tasks`: edits of all the storybook's tasks, and what knowing the task is worth.
 
 Emu Edit's ablation (2311.10089, section 5): the same held-out edits by editors that are told the true task,
-that predict it, or that know of none; and by editors that were trained in other ways.
+that predict it, or that know of none; by editors that were trained in other ways; and, of tasks that none was
+trained on, under a task that was learned from few examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +17,13 @@ from typing import Any, Literal
 from PIL import Image
 
 import wordbrush
+from wordbrush.diffusion.model import LatentDiffusion
+from wordbrush.diffusion.runtime import resolve_device, resolve_dtype
 from wordbrush.diffusion.task_embedding import PART
 from wordbrush.editors import METHODS
 from wordbrush.editors.task_predictor import PART as PREDICTOR
+from wordbrush.errors import UsageError
+from wordbrush.evaluation.base_models import round_trip
 from wordbrush.evaluation.curves import save_jpeg
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
@@ -34,8 +40,8 @@ from wordbrush.storybook.vision_scores import overlap
 from wordbrush.types import EditRequest
 
 OPERATIONS: dict[str, str] = edits.TASKS | vision.TASKS
-"""Every operation of the storybook, and the task that it is of."""
-TASKS = tuple(dict.fromkeys(OPERATIONS.values()))
+"""Every operation of the storybook that models are trained on, and the task that it is of."""
+_NUMBERS = {name: number for number, name in enumerate(OPERATIONS | vision.UNSEEN)}
 _BATCH = 16
 _SPREAD = 1_000_000
 """Seeds between the first edits of two operations."""
@@ -62,7 +68,7 @@ class VisionCase:
         marked = overlap(self.edit, self.found, edited)
         if marked is not None:
             found["overlap"] = marked
-        if self.edit.operation.startswith(("from_", "text_")):
+        if self.edit.operation.startswith(("from_", "text_", "upscale", "inpaint")):
             seen = [agrees(name, read, self._facts) for name in self._facts]
             found["seen"] = sum(seen) / len(seen)
         return found
@@ -71,15 +77,29 @@ class VisionCase:
 Drawn = Case | VisionCase
 
 
-def draw_tasks(render: Renderer, num: int) -> list[Drawn]:
-    """Held-out edits of every operation, at least `num` of each task, which its operations share."""
+def operations_of(tasks: Sequence[str]) -> dict[str, str]:
+    """The operations of some tasks, among them those that no embedded model is trained on, and their tasks.
+
+    Raises:
+        UsageError: The storybook has no such task.
+    """
+    known = OPERATIONS | vision.UNSEEN
+    if unknown := [task for task in tasks if task not in known.values()]:
+        names = ", ".join(dict.fromkeys(known.values()))
+        raise UsageError(f"the storybook has no edits of {unknown[0]!r}; of {names}")
+    return {operation: task for operation, task in known.items() if task in tasks}
+
+
+def draw_tasks(render: Renderer, num: int, operations: Mapping[str, str]) -> list[Drawn]:
+    """Held-out edits of each operation, at least `num` of each task, which its operations share."""
     found: list[Drawn] = []
-    for number, (operation, task) in enumerate(OPERATIONS.items()):
-        count = -(-num // list(OPERATIONS.values()).count(task))
+    for operation, task in operations.items():
+        count = -(-num // list(operations.values()).count(task))
         if operation in edits.TASKS:
             found += draw_cases(render, operation, count)
         else:
-            found += [_vision_case(render, operation, _FROM + _SPREAD * number + k) for k in range(count)]
+            first = _FROM + _SPREAD * _NUMBERS[operation]
+            found += [_vision_case(render, operation, first + k) for k in range(count)]
     return found
 
 
@@ -91,19 +111,21 @@ def _vision_case(render: Renderer, operation: str, number: int) -> VisionCase:
 
 @dataclass(frozen=True)
 class Arm:
-    """An editor that is compared.
+    """An editor that is compared, or the floor or the ceiling of what editors can reach.
 
     Attributes:
         label: In the report.
         model: An embedded name, a path or a hub id.
-        method: `emu-edit`, or one that knows of no task.
+        method: `emu-edit`, or one that knows of no task; or `UNEDITED`, or `ROUND_TRIP`.
         task: Whether the editor is told the true task or predicts it; None where it knows of none.
+        task_file: Of a task that it is told for every edit, learned by task inversion.
     """
 
     label: str
     model: str
     method: str
-    task: Literal["true", "predicted"] | None
+    task: Literal["true", "predicted"] | None = None
+    task_file: str | None = None
 
     def request(self, drawn: Drawn, seed: int) -> EditRequest:
         """What it is asked."""
@@ -112,15 +134,33 @@ class Arm:
         return EditRequest(drawn.before, edit.instruction, seed=seed, task=told)
 
 
-def arms_of(label: str, model: str) -> list[Arm]:
-    """A model with tasks is told the true ones and, with a predictor, finds them; another is as it is."""
+UNEDITED, ROUND_TRIP = "unedited", "exact result through the autoencoder"
+
+
+def references(model: str) -> list[Arm]:
+    """The floor and the ceiling: the picture before, and the exact result as a model gives it back."""
+    return [Arm(name, model, name) for name in (UNEDITED, ROUND_TRIP)]
+
+
+def arms_of(label: str, model: str, tasks: Sequence[str]) -> list[Arm]:
+    """A model with tasks is told the true ones, if it knows them, and finds them, if it has a predictor.
+
+    Another one is as it is.
+
+    Raises:
+        UsageError: A model with tasks does not know these, and has no predictor.
+    """
     folder = resolve(model)
     if not (folder / PART).is_dir():
-        return [Arm(label, model, "instruct-pix2pix", None)]
+        return [Arm(label, model, "instruct-pix2pix")]
+    known = json.loads((folder / PART / "config.json").read_text())["task_names"]
+    unknown = [task for task in tasks if task not in known]
     told = Arm(f"{label}, true task", model, "emu-edit", "true")
-    if not (folder / PREDICTOR).is_dir():
-        return [told]
-    return [told, replace(told, label=f"{label}, predicted task", task="predicted")]
+    guessed = replace(told, label=f"{label}, predicted task", task="predicted")
+    found = ([] if unknown else [told]) + ([guessed] if (folder / PREDICTOR).is_dir() else [])
+    if not found:
+        raise UsageError(f"{model} knows no task {unknown[0]!r}, and has no task predictor")
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,6 +169,7 @@ class Plan:
 
     Attributes:
         arms: The editors; the first is compared with each other one.
+        operations: Whose edits, and the task of each.
         num: Edits of each task.
         settings: Of every editor whose method has them.
         seed: Edit k has seed + k.
@@ -138,6 +179,7 @@ class Plan:
     """
 
     arms: Sequence[Arm]
+    operations: Mapping[str, str] = field(default_factory=lambda: OPERATIONS)
     num: int = 48
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seed: int = 0
@@ -148,13 +190,19 @@ class Plan:
     def settings_of(self, arm: Arm) -> dict[str, Any]:
         """Those that its method has."""
         known = {f.name for f in METHODS[arm.method].settings_fields()}
-        return {name: value for name, value in self.settings.items() if name in known}
+        own = {} if arm.task_file is None else {"task_file": arm.task_file}
+        return {name: value for name, value in self.settings.items() if name in known} | own
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""
-        arms = [asdict(arm) | {"model": identity(arm.model)} for arm in self.arms]
+        arms = [
+            asdict(arm)
+            | {"model": identity(arm.model), "task_file": arm.task_file and identity(arm.task_file)}
+            for arm in self.arms
+        ]
         names = ("num", "seed", "shown", "dtype")
         return {name: getattr(self, name) for name in names} | {
+            "operations": list(self.operations),
             "arms": arms,
             "settings": dict(self.settings),
             "judges": [judge.identity for judge in judges],
@@ -179,25 +227,46 @@ def measure(
         todo = [number for number in range(len(cases)) if (arm.label, number) not in done]
         if not todo:
             continue
-        editor = wordbrush.load(
-            arm.model, arm.method, device=plan.device, dtype=plan.dtype, **plan.settings_of(arm)
-        )
+        make = _maker(plan, arm)
         for start in range(0, len(todo), _BATCH):
             part = todo[start : start + _BATCH]
             show(arm.label, len(journal.rows), len(plan.arms) * len(cases))
-            results = editor.edit_batch([arm.request(cases[k], plan.seed + k) for k in part])
-            pictures = [result.images[0] for result in results]
+            made = make([cases[k] for k in part], [plan.seed + k for k in part])
+            pictures = [picture for picture, _ in made]
             rows = _judge([cases[k] for k in part], pictures, judges, recogniser)
-            for k, picture, row, result in zip(part, pictures, rows, results, strict=True):
+            for k, (picture, task), row in zip(part, made, rows, strict=True):
                 if k in shown:
                     save_jpeg(picture, picture_path(folder, plan.arms.index(arm), k))
                 if arm.task == "predicted":
-                    row["task_right"] = float(result.intermediates["task"][0][0][0] == cases[k].edit.task)
+                    row["task_right"] = float(task == cases[k].edit.task)
             journal.append(
                 {"arm": arm.label, "edit": k, "task": cases[k].edit.task, "scores": row}
                 for k, row in zip(part, rows, strict=True)
             )
     return journal
+
+
+_Make = Callable[[Sequence[Drawn], Sequence[int]], list[tuple[Image.Image, str | None]]]
+"""Edits and their seeds -> the results, each with the task that it was made under, where there was one."""
+
+
+def _maker(plan: Plan, arm: Arm) -> _Make:
+    if arm.method == UNEDITED:
+        return lambda cases, seeds: [(drawn.before, None) for drawn in cases]
+    if arm.method == ROUND_TRIP:
+        device = resolve_device(plan.device)
+        base = LatentDiffusion.load(arm.model, device=device, dtype=resolve_dtype(plan.dtype, device))
+        return lambda cases, seeds: [(p, None) for p in round_trip(base, [drawn.target for drawn in cases])]
+    editor = wordbrush.load(
+        arm.model, arm.method, device=plan.device, dtype=plan.dtype, **plan.settings_of(arm)
+    )
+
+    def edit(cases: Sequence[Drawn], seeds: Sequence[int]) -> list[tuple[Image.Image, str | None]]:
+        results = editor.edit_batch([arm.request(*pair) for pair in zip(cases, seeds, strict=True)])
+        tasks = [result.intermediates.get("task") for result in results]
+        return [(r.images[0], task and task[0][0][0]) for r, task in zip(results, tasks, strict=True)]
+
+    return edit
 
 
 def picture_path(folder: Path, arm: int, number: int) -> Path:
@@ -216,15 +285,14 @@ def _shown(cases: Sequence[Drawn], num: int) -> set[int]:
 def _judge(
     cases: Sequence[Drawn], pictures: Sequence[Image.Image], judges: Sequence[Judge], recogniser: Recogniser
 ) -> list[dict[str, float]]:
-    """The judges' measures, against the picture before; `target_l1`; and those of the case."""
+    """The judges' measures, against the picture before; `target_l1` and `target_psnr`; the case's own."""
     against_before = [
         Sample(picture, c.before, c.edit.source_caption, c.edit.target_caption)
         for picture, c in zip(pictures, cases, strict=True)
     ]
     against_target = [Sample(picture, c.target) for picture, c in zip(pictures, cases, strict=True)]
-    far = PixelJudge()(against_target)["l1"]
-    rows = judge_all(judges, against_before)
-    for row, c, picture, l1, read in zip(rows, cases, pictures, far, recogniser.read(pictures), strict=True):
-        row["target_l1"] = l1
-        row |= c.score(read) if isinstance(c, Case) else c.measure(picture, read)
+    far, rows = PixelJudge()(against_target), judge_all(judges, against_before)
+    for number, (c, picture, read) in enumerate(zip(cases, pictures, recogniser.read(pictures), strict=True)):
+        rows[number] |= {f"target_{name}": far[name][number] for name in ("l1", "psnr")}
+        rows[number] |= c.score(read) if isinstance(c, Case) else c.measure(picture, read)
     return rows

@@ -107,10 +107,10 @@ def _hits(pairs: Sequence[tuple[Question, Prediction]], count: int) -> dict[str,
 
 
 def to_markdown(title: str, found: Mapping[str, Any]) -> str:
-    """The shares and the confusion table."""
+    """The shares and the confusion table, under a heading of the third level, as it goes into a page."""
     tasks = [name for name in TASKS if any(name in row for row in found["confusion"].values())]
     head = ("", "n", "right", "right in two", *tasks)
-    lines = [f"## {title}", "", _line(head), _line(["---"] * len(head))]
+    lines = [f"### {title}", "", _line(head), _line(["---"] * len(head))]
     for group, shares in found["groups"].items():
         one, two = shares["top_1"], shares["top_2"]
         row = found["confusion"].get(group, {})

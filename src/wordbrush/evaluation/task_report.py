@@ -1,4 +1,4 @@
-"""The report of `wordbrush evaluate tasks`: results.json, results.md and report.html."""
+"""The report of `wordbrush evaluate tasks`: results.json, results.md, table.md and report.html."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.report import markdown_table, to_json
-from wordbrush.evaluation.task_edits import TASKS, Drawn, Plan, picture_path
+from wordbrush.evaluation.task_edits import Drawn, Plan, picture_path
 from wordbrush.provenance import atomic_file
-from wordbrush.tasks import TASKS as KINDS
+from wordbrush.tasks import TASKS
 
 COLUMNS = {
     "clip_sim_dir": "CLIPdir",
@@ -25,6 +25,7 @@ COLUMNS = {
     "dino_sim": "DINO",
     "efficientnet_lite0_distance": "EfficientNet",
     "target_l1": "L1 to the exact result",
+    "target_psnr": "PSNR to the exact result, dB",
     "made": "edit made",
     "kept": "rest kept",
     "overlap": "overlap",
@@ -32,6 +33,10 @@ COLUMNS = {
     "task_right": "task found",
 }
 """Measure -> its name in tables."""
+_SHORT = ("clip_sim_dir", "clip_sim_image", "l1", "target_l1", "target_psnr", "made", "kept", "overlap",
+          "task_right")  # fmt: skip
+"""Those of table.md."""
+_GROUPS = ("region", "free-form", "vision")
 _ABOUT = (
     "Held-out edits of the storybook, in phrasings that training never uses. CLIPdir, CLIPim, CLIPout, L1, "
     "DINO and EfficientNet compare with the picture before, as Emu Edit does. Edit made, rest kept and scene "
@@ -62,11 +67,16 @@ def summarise(plan: Plan, journal: Journal) -> dict[str, Any]:
 
 
 def _groups(rows: Sequence[Scored]) -> dict[str, list[int]]:
-    """All, then the groups of tasks, then the tasks -> the numbers of their edits."""
-    found: dict[str, list[int]] = {"all": [row["edit"] for row in rows]}
-    for group in ("region", "free-form", "vision"):
-        found[group] = [row["edit"] for row in rows if KINDS[row["task"]].group == group]
-    return found | {task: [row["edit"] for row in rows if row["task"] == task] for task in TASKS}
+    """All, then the groups of tasks, then the tasks -> the numbers of their edits; none that is empty."""
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    parts = {"all": set(tasks)}
+    parts |= {
+        group: {task for task in tasks if task in TASKS and TASKS[task].group == group} for group in _GROUPS
+    }
+    parts |= {task: {task} for task in tasks}
+    return {
+        name: [row["edit"] for row in rows if row["task"] in part] for name, part in parts.items() if part
+    }
 
 
 def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -89,8 +99,41 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def to_table(found: Mapping[str, Any]) -> str:
+    """What every editor reaches, in all, by groups of tasks and for tasks of no group: for a page.
+
+    Under an editor is how it differs from the first one, edit by edit.
+    """
+    tasks = [name for name in found if name not in ("all", *_GROUPS)]
+    names = [name for name in found if name not in TASKS] if len(tasks) > 1 else tasks
+    columns = [
+        name for name in _SHORT if any(name in row for g in found.values() for row in g["means"].values())
+    ]
+    rows: list[list[str]] = []
+    for name in names:
+        for arm, row in found[name]["means"].items():
+            rows.append([name, arm, *(_short(row.get(column)) for column in columns)])
+            if differing := found[name]["differences"].get(arm):
+                cells = (_short(differing.get(column), signed=True) for column in columns)
+                rows.append(["", "against the first", *cells])
+    head = ["edits", "editor", *(COLUMNS[column] for column in columns)]
+    counts = ", ".join(f"{_count(found[name])} of {name}" for name in names)
+    note = f"Means ± half of the bootstrap 95 % interval; edits: {counts}."
+    return f"{markdown_table(head, rows)}\n\n{note}\n"
+
+
+def _count(group: Mapping[str, Any]) -> int:
+    return max((mean["n"] for row in group["means"].values() for mean in row.values()), default=0)
+
+
+def _short(mean: Mapping[str, float] | None, *, signed: bool = False) -> str:
+    if mean is None:
+        return ""
+    return f"{mean['value']:{'+' if signed else ''}.3f} ± {(mean['high'] - mean['low']) / 2:.3f}"
+
+
 def write_report(plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Mapping[str, Any]) -> None:
-    """Write the three files.
+    """Write the four files.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -99,6 +142,7 @@ def write_report(plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Ma
     files = {
         "results.json": to_json({**about, "groups": found}),
         "results.md": to_markdown(found),
+        "table.md": to_table(found),
         "report.html": _page(plan, cases, found, journal.folder),
     }
     for name, text in files.items():
@@ -111,8 +155,9 @@ def _page(plan: Plan, cases: Sequence[Drawn], found: Mapping[str, Any], folder: 
     for name, group in found.items():
         head, rows = _table(group)
         parts = [table(head, rows)]
-        if name in KINDS:
-            parts = [paragraph(KINDS[name].description.capitalize() + "."), *parts]
+        if name in TASKS:
+            parts = [paragraph(TASKS[name].description.capitalize() + "."), *parts]
+        if name in plan.operations.values():
             parts.append(_pictures(plan, cases, name, folder))
         sections.append(section(name, *parts))
     return page("Edits by task", _ABOUT, sections)
@@ -132,11 +177,10 @@ def _pictures(plan: Plan, cases: Sequence[Drawn], task: str, folder: Path) -> st
 def _table(group: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     means: Mapping[str, Mapping[str, Any]] = group["means"]
     names = [name for name in COLUMNS if any(name in row for row in means.values())]
-    count = max((mean["n"] for row in means.values() for mean in row.values()), default=0)
     rows = [[arm, *(_cell(row.get(name)) for name in names)] for arm, row in means.items()]
     for arm, row in group["differences"].items():
         rows.append([f"{arm} against the first", *(_cell(row.get(name), signed=True) for name in names)])
-    return [f"{count} edits", *(COLUMNS[name] for name in names)], rows
+    return [f"{_count(group)} edits", *(COLUMNS[name] for name in names)], rows
 
 
 def _cell(mean: Mapping[str, float] | None, *, signed: bool = False) -> str:

@@ -111,7 +111,7 @@ def draw_edit(rng: np.random.Generator, split: Split = "train", *, operation: st
             before = _with_variants(rng, before)
         if operation != "style" and before.style != "none" and rng.random() < 0.7:
             before = replace(before, style="none")
-        edit = _apply(rng, split, operation, before)
+        edit = edit_scene(rng, split, operation, before)
         if edit is not None and allowed(edit.before, split) and allowed(edit.after, split):
             return edit
 
@@ -126,7 +126,7 @@ def draw_photo_edit(
     """
     operation = operation or draw_operation(rng, PHOTO_WEIGHTS)
     edit = (
-        _apply(rng, split, operation, draw_photo_scene(rng, num_photos))
+        edit_scene(rng, split, operation, draw_photo_scene(rng, num_photos))
         if operation in PHOTO_WEIGHTS
         else None
     )
@@ -141,7 +141,8 @@ def draw_operation(rng: np.random.Generator, weights: dict[str, float]) -> str:
     return str(rng.choice(list(weights), p=shares / shares.sum()))
 
 
-def _apply(rng: np.random.Generator, split: Split, operation: str, before: Scene) -> SceneEdit | None:
+def edit_scene(rng: np.random.Generator, split: Split, operation: str, before: Scene) -> SceneEdit | None:
+    """Draw an edit of a given scene; None where the scene offers nothing to change in that way."""
     drawn = _OPERATIONS[operation](rng, before)
     if drawn is None:
         return None

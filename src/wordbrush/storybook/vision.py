@@ -86,11 +86,16 @@ def draw_vision_edit(
         words = {"caption": caption(scene)}
         words |= {} if item is None else {"old": short(rng, scene, item)}
         words |= {} if word is None else {"word": word.lower()}
-        before, after = _CAPTIONS[operation]
         return VisionEdit(
             operation, (TASKS | UNSEEN)[operation], scene, phrase(rng, operation, split, **words),
-            before.format(**words), after.format(**words), item, word, hole,
+            *captions_of(operation, **words), item, word, hole,
         )  # fmt: skip
+
+
+def captions_of(operation: str, **words: str) -> tuple[str, str]:
+    """Of the pictures before and after, by `caption` and what else the operation is about: `old`, `word`."""
+    before, after = _CAPTIONS[operation]
+    return before.format(**words), after.format(**words)
 
 
 def _draw_hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -137,10 +142,18 @@ def _depth(found: Rendered, edit: VisionEdit) -> Image.Image:
 
 
 def _sketch(found: Rendered, edit: VisionEdit) -> Image.Image:
-    """White outlines on black: the length of the gradient of the lightness, doubled."""
-    light = np.asarray(found.image.convert("L"), dtype=np.float32) / 255
-    down, right = np.gradient(light)
-    strength = (4 * np.hypot(down, right)).clip(0, 1)
+    return sketch(found.image)
+
+
+def sketch(picture: Image.Image) -> Image.Image:
+    """White outlines on black: the length of the gradient of the lightness, doubled.
+
+    At 128 pixels; a larger picture is smoothed first, so that its outlines are those that it has there.
+    """
+    scale = max(1.0, max(picture.size) / 128)
+    smooth = picture.convert("L").filter(ImageFilter.GaussianBlur((scale - 1) / 2))
+    down, right = np.gradient(np.asarray(smooth, dtype=np.float32) / 255)
+    strength = (4 * scale * np.hypot(down, right)).clip(0, 1)
     return Image.fromarray((strength * 255).astype(np.uint8)).convert("RGB")
 
 
@@ -152,13 +165,17 @@ def _map(found: Rendered, edit: VisionEdit) -> Image.Image:
 
 
 def _lettered(found: Rendered, edit: VisionEdit) -> Image.Image:
-    """White letters with a black rim, across the top."""
-    picture, side = found.image.copy(), found.image.width
+    return letter(found.image, edit.word or "")
+
+
+def letter(picture: Image.Image, word: str) -> Image.Image:
+    """A copy with a word in white letters with a black rim, across the top."""
+    picture, side = picture.copy(), min(picture.size)
     font = ImageFont.load_default(_LETTERS * side)
-    place: Any = (side / 2, 0.03 * side)
+    place: Any = (picture.width / 2, 0.03 * side)
     rim = max(1, round(0.012 * side))
     ImageDraw.Draw(picture).text(
-        place, edit.word or "", fill="white", font=font, anchor="ma", stroke_width=rim, stroke_fill="black"
+        place, word, fill="white", font=font, anchor="ma", stroke_width=rim, stroke_fill="black"
     )
     return picture
 
@@ -177,12 +194,18 @@ def _holed(found: Rendered, edit: VisionEdit) -> Image.Image:
 
 
 def _contoured(found: Rendered, edit: VisionEdit) -> Image.Image:
-    """A line along the inner rim of every thing."""
     pixels = np.array(found.image)
+    pixels[contours(found)] = CONTOUR_COLOUR
+    return Image.fromarray(pixels)
+
+
+def contours(found: Rendered) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(H, W): the pixels along the inner rim of every thing."""
+    lines = np.zeros(found.masks.shape[1:], dtype=bool)
     for mask in found.masks:
         inner = Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(3))
-        pixels[mask & (np.asarray(inner) == 0)] = CONTOUR_COLOUR
-    return Image.fromarray(pixels)
+        lines |= mask & (np.asarray(inner) == 0)
+    return lines
 
 
 _Draw = Callable[[Rendered, VisionEdit], Image.Image]

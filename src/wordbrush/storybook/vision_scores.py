@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from wordbrush.storybook.render import Rendered
-from wordbrush.storybook.vision import BOX_COLOUR, SHAPE_COLOUR, SLOT_COLOURS, VisionEdit
+from wordbrush.storybook.vision import (
+    BOX_COLOUR,
+    CONTOUR_COLOUR,
+    SHAPE_COLOUR,
+    SLOT_COLOURS,
+    VisionEdit,
+    contours,
+)
 
 _NEAR = 80
 """How far each channel of a pixel may be from a colour to count as it: autoencoders smear thin lines."""
@@ -19,7 +26,8 @@ def overlap(edit: VisionEdit, found: Rendered, edited: Image.Image) -> float | N
     """Intersection over union, in [0, 1], of what was marked and what was to be marked.
 
     Of `detect` that of the boxes around the drawn colour and the thing, of `segment` that of the shapes, of
-    `to_map` the mean over the things; None where an operation marks nothing, or the thing is hidden.
+    `to_map` the mean over the things; of `contour` that of the lines, each with the pixels beside it, so that
+    a line that is off by one still counts. None where an operation marks nothing, or the thing is hidden.
 
     Args:
         edit: What was asked for.
@@ -40,7 +48,15 @@ def overlap(edit: VisionEdit, found: Rendered, edited: Image.Image) -> float | N
             _iou(_nearest_slot(pixels) == number, mask) for number, mask in _slots(edit, found) if mask.any()
         ]
         return float(np.mean(shares)) if shares else None
+    if edit.operation == "contour":
+        drawn = _near(pixels, CONTOUR_COLOUR) & ~_near(np.asarray(found.image), CONTOUR_COLOUR)
+        wanted = contours(found)
+        return _iou(_widened(drawn), _widened(wanted)) if wanted.any() else None
     return None
+
+
+def _widened(lines: Mask) -> Mask:
+    return np.asarray(Image.fromarray(lines).convert("L").filter(ImageFilter.MaxFilter(3))) > 0
 
 
 def _near(pixels: np.ndarray[Any, Any], colour: tuple[int, int, int]) -> Mask:

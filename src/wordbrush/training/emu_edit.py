@@ -6,15 +6,13 @@ takes, or an editor of this kind, whose embeddings then go on being learned.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -22,6 +20,7 @@ from torch.utils.data import Dataset
 from wordbrush.data.blocks import edit_tasks
 from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, take_task
 from wordbrush.editors.settings import parse_numbers
+from wordbrush.models import own_settings
 from wordbrush.tasks import TASKS
 from wordbrush.training import instruct_pix2pix
 from wordbrush.training.base import checkpoint_of, save_pipeline
@@ -39,14 +38,13 @@ class Config(instruct_pix2pix.Config):
         True, description="noise the last step wholly (2305.08891), which needs v-prediction and --min-snr 0"
     )
     prediction_type: Any = Field("v_prediction", description="what the U-Net predicts")
+    new_task: list[str] = Field([], description="a task that the editor is to know besides; may be repeated")
     task_weights: str = Field(
         "", description='how often a row of a task is drawn, against those of others: "text=2, detect=0.5"'
     )
 
     @model_validator(mode="after")
-    def _last_step_is_learned(self) -> Self:
-        if self.zero_terminal_snr and (self.prediction_type != "v_prediction" or self.min_snr):
-            raise ValueError("--zero-terminal-snr needs --prediction-type v_prediction and --min-snr 0")
+    def _has_tasks(self) -> Self:
         if self.lora_rank is not None:
             raise ValueError("--lora-rank: an editor of many tasks is trained whole")
         if self.validation is not None:
@@ -92,24 +90,30 @@ class WithTasks(Dataset[dict[str, Any]]):
 class EmuEditRecipe(InstructPix2PixRecipe):
     """InstructPix2Pix's, of a U-Net that is told the task."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        if config.zero_terminal_snr:
-            known: Any = self.base.scheduler
-            options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-            changed = type(known).from_config(known.config, **options)
-            self.base = dataclasses.replace(self.base, scheduler=changed)
-            self.noise = cast("DDPMScheduler", DDPMScheduler.from_config(changed.config))
+    config: Config
+    method: ClassVar[str] = "emu-edit"
+
+    def _settings_of(self, checkpoint: str) -> dict[str, Any]:
+        """Of an editor without tasks those that it was used with: what is learned begins from it."""
+        return super()._settings_of(checkpoint) or own_settings(checkpoint, InstructPix2PixRecipe.method)
 
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
-        """The U-Net with its task embedding: that of the checkpoint, or a new one."""
+        """The U-Net with its task embedding: that of the checkpoint, or a new one.
+
+        Raises:
+            TrainingError: A new task has the name of a known one.
+        """
         folder = Path(checkpoint_of(self.config.init_from)[0]).expanduser() / PART
         if folder.is_dir():
-            tasks: Any = TaskEmbedding.from_pretrained(folder)
+            known: Any = TaskEmbedding.from_pretrained(folder)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
-                tasks = TaskEmbedding.for_unet(take_task(unet), list(TASKS))
+                known = TaskEmbedding.for_unet(take_task(unet), list(TASKS))
+        new = self.config.new_task
+        if twice := sorted(name for name in new if name in known.names or new.count(name) > 1):
+            raise TrainingError(f"--new-task {twice[0]}: the model has a task of that name")
+        tasks = known.grown(new)
         self.tasks: list[str] = tasks.names
         fast_on_cpu(unet)
         return TaskedUNet(unet, tasks.to(unet.device))
@@ -124,7 +128,7 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         Raises:
             TrainingError: A weight is of no task that the model knows, or no row is left.
         """
-        weights = parse_numbers("--task-weights", cast("Config", self.config).task_weights)
+        weights = parse_numbers("--task-weights", self.config.task_weights)
         if not weights:
             return None
         if unknown := sorted(set(weights) - set(self.tasks)):

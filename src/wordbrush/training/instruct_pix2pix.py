@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -45,8 +45,6 @@ from wordbrush.training.optimizers import OptimizerName
 from wordbrush.training.order import Order, Shape, Weights, bucket_shapes, nearest_bucket
 from wordbrush.training.presets import PRESETS
 from wordbrush.training.resuming import check_run, made_once
-
-METHOD = "instruct-pix2pix"
 
 
 class Config(LoopConfig):
@@ -100,6 +98,9 @@ class Config(LoopConfig):
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the U-Net predicts (default: as the model it starts from)"
     )
+    zero_terminal_snr: bool = Field(
+        False, description="noise the last step wholly (2305.08891), which needs v-prediction and --min-snr 0"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, a third more computing")
     lora_rank: int | None = Field(None, ge=1, description="train only adapters of this rank, of an editor")
     preflight: bool = Field(True, description="estimate memory, disk and time; refuse what cannot fit")
@@ -113,6 +114,12 @@ class Config(LoopConfig):
     def _preset(cls, given: dict[str, Any]) -> dict[str, Any]:
         return PRESETS.get(given.get("preset", "laptop"), {}) | given
 
+    @model_validator(mode="after")
+    def _last_step_is_learned(self) -> Self:
+        if self.zero_terminal_snr and (self.prediction_type != "v_prediction" or self.min_snr):
+            raise ValueError("--zero-terminal-snr needs --prediction-type v_prediction and --min-snr 0")
+        return self
+
 
 _C = TypeVar("_C", bound=Config)
 FREE = (
@@ -125,12 +132,15 @@ FREE = (
 class InstructPix2PixRecipe:
     """Section 3.2 of InstructPix2Pix (2211.09800)."""
 
+    method: ClassVar[str] = "instruct-pix2pix"
+    """That edits with what is trained."""
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.data_sets = [open_blocks([source], config.split) for source in config.data]
         self.blocks = [block for blocks in self.data_sets for block in blocks]
         self.base = _load(config)
-        self.own_settings = own_settings(checkpoint_of(config.init_from)[0], METHOD)
+        self.own_settings = self._settings_of(checkpoint_of(config.init_from)[0])
         make_trainable(self.base, lora_rank=config.lora_rank, seed=config.seed)
         unet: UNet2DConditionModel = self.base.unet
         if config.gradient_checkpointing:
@@ -150,6 +160,10 @@ class InstructPix2PixRecipe:
             flip=config.flip,
         )
         self._check_size()
+
+    def _settings_of(self, checkpoint: str) -> dict[str, Any]:
+        """Of edits with the checkpoint, where it has its own."""
+        return own_settings(checkpoint, self.method)
 
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
         """What is trained."""
@@ -211,7 +225,7 @@ class InstructPix2PixRecipe:
         else:
             self.save(model, folder)
             if self.own_settings:
-                (folder / "wordbrush.json").write_text(json.dumps({METHOD: self.own_settings}) + "\n")
+                (folder / "wordbrush.json").write_text(json.dumps({self.method: self.own_settings}) + "\n")
             use = (
                 "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
             )
@@ -249,11 +263,15 @@ class InstructPix2PixRecipe:
             }
         return inputs
 
+    def whole(self) -> nn.Module:
+        """What is trained, with all of which it is made among its parts."""
+        return self.model
+
     def need(self) -> preflight.Need:
         """What the run takes."""
         frozen = sum(p.nbytes for n in (*self.base.text_encoders, self.base.vae) for p in n.parameters())
         cache = self._cache_bytes() if self.cached else 0
-        return preflight.estimate(self.model, self.example(), self.config, frozen=frozen, cache=cache)
+        return preflight.estimate(self.whole(), self.example(), self.config, frozen=frozen, cache=cache)
 
     def _cache_bytes(self) -> int:
         pixels = max(height * width for height, width in self._shapes())
@@ -314,10 +332,12 @@ def _load(config: Config) -> LatentDiffusion:
         raise UsageError("--autoencoder and --clip go together, where --init-from is a U-Net alone")
     else:
         model = load_base(config.init_from, config=config.base_config, device=device)
-    if config.prediction_type is None:
-        return model
-    kind = type(model.scheduler)
-    changed = kind.from_config(model.scheduler.config, prediction_type=config.prediction_type)
+    changes: dict[str, Any] = {}
+    if config.prediction_type is not None:
+        changes["prediction_type"] = config.prediction_type
+    if config.zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    changed = type(model.scheduler).from_config(model.scheduler.config, **changes)
     return dataclasses.replace(model, scheduler=changed)
 
 

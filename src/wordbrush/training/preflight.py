@@ -12,6 +12,7 @@ import psutil
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -59,25 +60,28 @@ class _Saved:
         return self.everywhere - self.in_blocks + self.inputs_of_blocks + self.largest_block
 
 
-def estimate(unet: Any, inputs: dict[str, Any], config: LoopConfig, *, frozen: int, cache: int) -> Need:
+def estimate(
+    model: nn.Module, inputs: dict[str, Any], config: LoopConfig, *, frozen: int, cache: int
+) -> Need:
     """What training a U-Net takes, by one forward pass that computes nothing.
 
     Args:
-        unet: A model of diffusers, its trained parameters unfrozen.
+        model: A U-Net of diffusers, or a module around one; its trained parameters unfrozen.
         inputs: Of its forward pass, on the "meta" device; one process's batch.
         config: The run.
         frozen: Bytes of the networks beside it.
         cache: Bytes of the cache on the disk.
     """
+    unet: Any = next(part for part in model.modules() if isinstance(part, UNet2DConditionModel))
     checkpointing: bool = unet.is_gradient_checkpointing
     unet.disable_gradient_checkpointing()  # which hides from autograd what it would keep
     try:
-        saved, forward = _forward(unet, inputs)
+        saved, forward = _forward(model, inputs)
     finally:
         if checkpointing:
             unet.enable_gradient_checkpointing()
-    trained = sum(p.numel() for p in trained_parameters(unet))
-    all_ = sum(p.numel() for p in unet.parameters())
+    trained = sum(p.numel() for p in trained_parameters(model))
+    all_ = sum(p.numel() for p in model.parameters())
     average = trained if config.ema_decay else 0
     kept = all_ + trained * (1 + _OPTIMIZER[config.optimizer]) + average
     activations = saved.when_checkpointing() if checkpointing else saved.everywhere
@@ -130,12 +134,12 @@ def free_memory(device: torch.device) -> int:
         return free
 
 
-def _forward(unet: nn.Module, inputs: dict[str, Any]) -> tuple[_Saved, float]:
+def _forward(model: nn.Module, inputs: dict[str, Any]) -> tuple[_Saved, float]:
     """What autograd keeps, and floating-point operations."""
     saved, counted = _Saved(), set[StorageWeakRef]()
     parameters: dict[str, Tensor] = {
         name: torch.empty_like(p, device="meta", requires_grad=p.requires_grad)
-        for name, p in unet.named_parameters()
+        for name, p in model.named_parameters()
     }
     own = {StorageWeakRef(p.untyped_storage()) for p in parameters.values()}
 
@@ -148,21 +152,21 @@ def _forward(unet: nn.Module, inputs: dict[str, Any]) -> tuple[_Saved, float]:
         return tensor
 
     handles: list[Any] = []
-    for block in _blocks(unet):
+    for block in _blocks(model):
         handles += _watch(block, saved)
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            functional_call(unet, parameters, (), inputs)
+            functional_call(model, parameters, (), inputs)
     finally:
         for handle in handles:
             handle.remove()
     return saved, float(counter.get_total_flops())
 
 
-def _blocks(unet: nn.Module) -> list[nn.Module]:
+def _blocks(model: nn.Module) -> list[nn.Module]:
     """What gradient checkpointing repeats."""
-    return [module for module in unet.modules() if isinstance(module, ResnetBlock2D | Transformer2DModel)]
+    return [module for module in model.modules() if isinstance(module, ResnetBlock2D | Transformer2DModel)]
 
 
 def _watch(block: nn.Module, saved: _Saved) -> list[Any]:

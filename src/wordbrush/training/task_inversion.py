@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -38,8 +38,8 @@ class Config(emu_edit.Config):
     def _from_an_editor_of_tasks(self) -> Self:
         if not (Path(checkpoint_of(self.init_from)[0]).expanduser() / PART).is_dir():
             raise ValueError(f"--init-from {self.init_from} holds no task embeddings to begin from")
-        if self.task_weights:
-            raise ValueError("--task-weights: all rows are of the new task")
+        if self.task_weights or self.new_task:
+            raise ValueError("--task-weights, --new-task: all rows are of the one task that is learned")
         return self
 
 
@@ -52,12 +52,12 @@ class OneTask(nn.Module):
 
     def __init__(self, editor: TaskedUNet) -> None:
         super().__init__()
-        self._editor = [editor]  # in a list: its weights are neither trained nor kept in the state
+        self.editor = [editor]  # in a list: its weights are neither trained nor kept in the state
         self.vector = nn.Parameter(editor.tasks.vectors.weight.detach().mean(0))
 
     def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, **options: Any) -> Any:
         """The U-Net's own output."""
-        (editor,) = self._editor
+        (editor,) = self.editor
         time, token = editor.tasks(self.vector.expand(len(sample), -1))
         text = torch.cat([encoder_hidden_states, token.to(encoder_hidden_states)], dim=1)
         return editor.unet(sample, timestep, text, class_labels=time, **options)
@@ -83,6 +83,13 @@ class TaskInversionRecipe(EmuEditRecipe):
         """`NAME.safetensors`, for `wordbrush edit --task-file`."""
         learned: Any = model
         save_vector(learned.vector, self.config.name, folder / f"{self.config.name}.safetensors")
+
+    def whole(self) -> nn.Module:
+        """The vector, and the editor that is frozen."""
+        (editor,) = cast("OneTask", self.model).editor
+        found = OneTask(editor)
+        found.add_module("frozen", editor)
+        return found
 
     def example(self) -> dict[str, Any]:
         """The model's inputs for one process's batch, on the "meta" device."""
