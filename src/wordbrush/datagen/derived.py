@@ -6,7 +6,7 @@ by rendering. What is put on can be taken off again, and a picture be made from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,12 +90,9 @@ class Deriver:
     def _changed(self, operation: str, picture: Image.Image, word: str) -> Image.Image:
         if operation in OPERATIONS["color"]:
             return apply_tone(picture, operation)
-        change: Callable[[Image.Image], Image.Image] = {
-            "sketch": sketch,
-            "depth": self._depth,
-            "text": lambda plain: letter(plain, word),
-        }[next(task for task, names in OPERATIONS.items() if operation in names)]
-        return change(picture)
+        if operation in OPERATIONS["sketch"]:
+            return sketch(picture)
+        return letter(picture, word) if operation in OPERATIONS["text"] else self._depth(picture)
 
     def _depth(self, picture: Image.Image) -> Image.Image:
         """Near is white, as the models of relative depth have it."""

@@ -66,14 +66,17 @@ class OneTask(nn.Module):
 class TaskInversionRecipe(EmuEditRecipe):
     """Emu Edit's, in which nothing but a vector changes."""
 
-    config: Config
-
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
         """The vector, which begins as the mean of the known ones."""
         editor: Any = super().build(unet)
-        if self.config.name in self.tasks:
-            raise TrainingError(f"the model has a task {self.config.name!r}: choose another --name")
+        name = self._name
+        if name in self.tasks:
+            raise TrainingError(f"the model has a task {name!r}: choose another --name")
         return OneTask(editor.requires_grad_(False))
+
+    @property
+    def _name(self) -> str:
+        return cast("Config", self.config).name
 
     def samples(self) -> Dataset[dict[str, Any]]:
         """Edits of the new task; whatever task a row names is passed over."""
@@ -82,7 +85,7 @@ class TaskInversionRecipe(EmuEditRecipe):
     def export(self, model: nn.Module, folder: Path) -> None:
         """`NAME.safetensors`, for `wordbrush edit --task-file`."""
         learned: Any = model
-        save_vector(learned.vector, self.config.name, folder / f"{self.config.name}.safetensors")
+        save_vector(learned.vector, self._name, folder / f"{self._name}.safetensors")
 
     def whole(self) -> nn.Module:
         """The vector, and the editor that is frozen."""
