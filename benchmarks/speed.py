@@ -48,7 +48,7 @@ def main() -> None:
         return
     report = {
         "machine": machine(),
-        "models": {name: measure(name, options.steps, options.rounds) for name in options.models},
+        "models": {name: measure(name, options.steps, options.rounds) for name in options.models or MODELS},
     }
     for name, result in report["models"].items():
         print_table(name, result)
@@ -60,7 +60,8 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(MODELS), choices=list(MODELS), metavar="MODEL")
+    # Where none is given, Python 3.11 looks for the list itself among the choices.
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []], metavar="MODEL")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", help="write the figures to this file")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from wordbrush import UsageError
 from wordbrush.cli import main
-from wordbrush.evaluation.compare import _Peak, parse_methods
+from wordbrush.evaluation.compare import Entry, _cell, _Peak, parse_methods
+from wordbrush.types import EditResult
 
 
 def test_methods_side_by_side(
@@ -59,6 +60,14 @@ def test_a_list_of_methods():
         parse_methods("magic", {})
     with pytest.raises(UsageError, match="has the setting 'strength'"):
         parse_methods("imagic", {"strength": 1})
+
+
+def test_the_sheet_says_what_an_edit_took_and_how_it_scored(picture: Image.Image):
+    scores = {"clip_sim_dir": 0.25, "clip_sim_image": 0.75}
+    made = Entry("sdedit", "m", EditResult([picture], [0], {}), "", 12.3, 300 << 20, scores)
+    assert _cell(made).label == "sdedit, 12 s, 300 MiB\ndirection 0.25, likeness 0.75"
+    missing = _cell(Entry("emu-edit", "m", note="no tasks"))
+    assert missing.picture is None and "not run" in missing.label
 
 
 def test_memory_is_measured_inside():

@@ -286,6 +286,84 @@ def evaluate_turns(
     print(output / "report.html")
 
 
+@evaluate_app.command("methods")
+def evaluate_methods(
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="METHOD[:SETTING=VALUE[/VALUE...],...]; may repeat; several values make a curve. "
+            "(default: every method once)"
+        ),
+    ] = None,
+    operations: Annotated[
+        str | None,
+        typer.Option(help="Kinds of edits, with commas between. (default: all but move, swap and count)"),
+    ] = None,
+    num: Annotated[int, typer.Option(min=2, help="Held-out edits of each kind.")] = 4,
+    model: _Storybook = "storybook",
+    output: _Report = Path("out/methods"),
+    recogniser: _Recogniser = None,
+    clip: _ClipName = "storybook",
+    lpips: _Lpips = False,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Measure every method on the same held-out edits: made or not, and what was kept.
+
+    Writes report.html, table.md, results.json and a figure; run it again to go on where it stopped. With
+    --arm imagic:eta=0/0.2/0.4/0.6/0.8/1 it is Imagic's curve: each picture is tuned once for all of them.
+    """
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.evaluation.method_edits import METHODS, OPERATIONS, Plan, measure, parse_lines
+    from wordbrush.evaluation.method_report import write_report
+    from wordbrush.storybook.recogniser import Recogniser
+    from wordbrush.storybook.render import Renderer
+    from wordbrush.storybook.sprites import SpriteLibrary
+
+    prepare_process()
+    lines = [line for text in arm or METHODS for line in parse_lines(text, model)]
+    chosen = [name.strip() for name in operations.split(",")] if operations else OPERATIONS
+    plan = Plan(lines, model, chosen, num, seed, device=device, dtype=dtype)
+    judges = _judges(clip, "stretched", None, lpips, device)
+    cases = plan.draw(Renderer(SpriteLibrary.load()))
+    with progress() as show:
+        journal = measure(plan, cases, judges, Recogniser.load(recogniser), output, show)
+    print(*write_report(plan, cases, journal, plan.about(judges)), output / "report.html", sep="\n")
+
+
+@evaluate_app.command("inversions")
+def evaluate_inversions(
+    model: _Model = "storybook",
+    data: Annotated[
+        Path | None, typer.Option(help="A data set with captions. (default: held-out storybook pictures)")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data set. (default: all)")] = None,
+    num: Annotated[int, typer.Option(min=2, help="How many pictures.")] = 24,
+    text_scales: Annotated[str, typer.Option(help="Of the guidance, with commas between.")] = "1,3,7.5",
+    steps: Annotated[int, typer.Option(min=1, max=500, help="Of the inversion, and of the way back.")] = 50,
+    null_text_steps: Annotated[int, typer.Option(min=1, max=1000, help="See `wordbrush methods`.")] = 10,
+    output: _Report = Path("out/inversions"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of pictures.")] = 0,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Measure how well pictures come back from DDIM and from null-text inversion, in dB.
+
+    Writes report.html, table.md and results.json; run it again to go on where it stopped.
+    """
+    from wordbrush.diffusion.runtime import prepare_process
+    from wordbrush.evaluation.examples import dataset_examples, storybook_examples
+    from wordbrush.evaluation.inversions import Plan, run
+
+    scales = _numbers("--text-scales", text_scales, float)
+    prepare_process()
+    examples = dataset_examples(data, num, split=split, seed=seed) if data else storybook_examples(num, seed)
+    plan = Plan(examples, model, scales, steps, null_text_steps, device, dtype)
+    with progress() as show:
+        print(run(plan, output, show), output / "report.html", sep="\n")
+
+
 @evaluate_app.command("guidance-grid")
 def evaluate_guidance_grid(
     picture: Annotated[Path, typer.Argument(help="The picture to edit.")],

@@ -225,9 +225,10 @@ def _sheet(comparison: Comparison) -> Image.Image:
 
 def _cell(entry: Entry) -> Cell:
     if entry.result is None:
-        return Cell(None, f"{entry.method}\nnot run")
+        return Cell(None, f"{entry.method}\nnot run: report.html says why")
     about = f"direction {_number(entry, DIRECTION)}, likeness {_number(entry, KEPT)}"
-    return Cell(entry.result.images[0], f"{entry.method}, {entry.seconds:.0f} s\n{about}")
+    spent = f"{entry.seconds:.0f} s, {entry.peak_bytes / 2**20:.0f} MiB"
+    return Cell(entry.result.images[0], f"{entry.method}, {spent}\n{about}")
 
 
 def _number(entry: Entry, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from wordbrush.errors import MissingExtraError
 from wordbrush.evaluation.comparison import Comparison
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Point
+from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.sweeps import words
 
 try:
@@ -91,8 +93,11 @@ def _draw_curve(axes: Axes, number: int, curve: str, points: Sequence[Point]) ->
 
 
 def _errors(points: Sequence[Point], name: str) -> np.ndarray[Any, Any]:
-    """(2, points): below and above the means."""
-    means = [point.means[name] for point in points]
+    return _bars([point.means[name] for point in points])
+
+
+def _bars(means: Sequence[Mean]) -> np.ndarray[Any, Any]:
+    """(2, means): below and above them."""
     return np.array([[m.value - m.low for m in means], [m.high - m.value for m in means]]).clip(0)
 
 
@@ -133,6 +138,52 @@ def _draw_measure(axes: Axes, number: int, points: Sequence[Point], measure: str
         x, [point.means[measure].value for point in points], _errors(points, measure), color=colour,
         marker=_MARKERS[number % len(_MARKERS)], markersize=3.5, linewidth=1.2, elinewidth=0.8,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of `editability`: its label, and what it is measured to be."""
+
+    label: str
+    score: Mean
+    fidelity: Mean
+
+
+def editability(curves: Sequence[tuple[str, Sequence[Place]]], references: Sequence[Place], kept: str) -> str:
+    """Imagic's plane (2210.09276): closeness to the caption after, against closeness to the picture before.
+
+    Args:
+        curves: Labels, and the places that a line joins.
+        references: Drawn as stars.
+        kept: The label of the second axis.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for number, (label, places) in enumerate(curves):
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.errorbar(
+                [p.score.value for p in places], [p.fidelity.value for p in places],
+                _bars([p.fidelity for p in places]), _bars([p.score for p in places]), label=label,
+                color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=4.5, linewidth=1.5,
+                elinewidth=0.7, ecolor=(colour, 0.45),
+            )  # fmt: skip
+            _name(axes, places, colour)
+        for place in references:
+            axes.plot(place.score.value, place.fidelity.value, "*", color="black", markersize=9)
+        _name(axes, references, "black")
+        axes.set_xlabel(LABELS["clip_sim_1"])
+        axes.set_ylabel(kept)
+        axes.legend(frameon=False, loc="best", fontsize=8)
+        return _svg(figure)
+
+
+def _name(axes: Axes, places: Sequence[Place], colour: str) -> None:
+    for place in places:
+        axes.annotate(
+            place.label, (place.score.value, place.fidelity.value), xytext=(5, 5),
+            textcoords="offset points", fontsize=8, color=colour,
+        )  # fmt: skip
 
 
 def _by_curve(points: Sequence[Point]) -> Mapping[str, list[Point]]:
