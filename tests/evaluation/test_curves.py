@@ -19,7 +19,7 @@ from wordbrush.data.rows import Row, encode_png
 from wordbrush.data.shards import write_shards
 from wordbrush.errors import UsageError
 from wordbrush.evaluation import plots
-from wordbrush.evaluation.comparison import compare
+from wordbrush.evaluation.comparison import compare, compare_all
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Plan, measure, summarise
 from wordbrush.evaluation.curves_report import conclude, run
 from wordbrush.evaluation.examples import (
@@ -238,7 +238,9 @@ def test_the_table_has_both_ends_of_each_curve(whole: Path):
     assert all(
         f"{p['means'][KEPT]['value']:.3f} ± " in line for p, line in zip(points, lines[2:], strict=False)
     )
-    assert "over 5 edits" in lines[11] and sum(line.startswith("At ") for line in lines) == 2
+    assert (
+        "over 5 edits" in lines[11] and sum(line.startswith(("By CLIP image", "At ")) for line in lines) == 2
+    )
 
 
 def test_the_sheet_has_the_first_examples_by_every_curve(whole: Path, plan: Plan):
@@ -299,6 +301,21 @@ def test_a_curve_above_another_is_found_above(tmp_path: Path):
     assert turned.below == 1 and turned.gain[:, 0] == pytest.approx(-found.gain[:, 0])
     assert "high keeps more of the picture than low on 100%" in conclude(found)
     assert "low keeps less of the picture than high on 100%" in conclude(turned)
+
+
+def test_what_is_kept_is_compared_by_a_distance_too(tmp_path: Path):
+    """Of which less is more: the curve that is above by CLIP is here the farther one."""
+    shared = np.random.default_rng(9).normal(size=200) * 0.1
+    plan, journal = synthetic(tmp_path, {"low": slope(0, 0.0, shared), "high": slope(2, 0.1, shared)})
+    for row in journal.rows:
+        row["efficientnet_lite0_distance"] = row[KEPT]
+    by_clip, by_distance = compare_all(plan, journal)
+    assert (by_clip.measure, by_distance.measure) == (KEPT, "efficientnet_lite0_distance")
+    assert by_clip.below == by_distance.above == 1
+    assert by_distance.gain[:, 0] == pytest.approx(-by_clip.gain[:, 0])
+    assert conclude(by_distance).startswith(
+        "By 1 - EfficientNet-Lite0 distance, at the native size, low keeps more"
+    )
 
 
 def test_pairs_narrow_the_gain_and_not_the_bands(tmp_path: Path):

@@ -1,9 +1,14 @@
-"""Which of two curves keeps more of the picture where their edits go equally far."""
+"""Which of two curves keeps more of the picture where their edits go equally far.
+
+What is kept is measured by CLIP, as in the paper, and by a perceptual distance: a CLIP may pass over what
+the eye sees.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +18,8 @@ from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.metrics import resamples
 from wordbrush.evaluation.sweeps import Line
 
+DISTANCES = ("lpips", "efficientnet_lite0_distance")
+"""Perceptual distances from the picture before, the first that there is: less of one is more that is kept."""
 _GRID = 41
 """Places along the common range at which two curves are compared."""
 
@@ -27,6 +34,7 @@ class Comparison:
         one: The label of a curve.
         other: That of the other.
         scale: The working size of both.
+        measure: Of what is kept: `KEPT`, or one of `DISTANCES`, which is then taken as 1 - distance.
         direction: (G,) the directional similarities that both curves reach; empty if there are none.
         gain: (G, 3) the kept similarity of `one` over that of `other`: mean, low, high (bootstrap 95 %).
         bands: (2, G, 3) the kept similarity of each, likewise.
@@ -35,6 +43,7 @@ class Comparison:
     one: str
     other: str
     scale: int
+    measure: str
     direction: Array
     gain: Array
     bands: Array
@@ -59,7 +68,9 @@ class Comparison:
         return plain | arrays | {"one_above": self.above, "one_below": self.below}
 
 
-def compare(plan: Plan, journal: Journal, one: Line, other: Line, scale: int) -> Comparison:
+def compare(
+    plan: Plan, journal: Journal, one: Line, other: Line, scale: int, measure: str = KEPT
+) -> Comparison:
     """Compare two curves, point by point of their common range.
 
     Curves are straight between their points. Both are resampled over the same examples, so what makes an
@@ -67,11 +78,11 @@ def compare(plan: Plan, journal: Journal, one: Line, other: Line, scale: int) ->
     """
     table = {key_of(row): row for row in journal.rows}
     draws = resamples(len(plan.examples))
-    (x1, y1), (x2, y2) = (_resampled(plan, table, line, scale, draws) for line in (one, other))
+    (x1, y1), (x2, y2) = (_resampled(plan, table, line, scale, measure, draws) for line in (one, other))
     low, high = max(x1[0].min(), x2[0].min()), min(x1[0].max(), x2[0].max())
     grid = np.linspace(low, high, _GRID) if low < high else np.empty(0)
     curves = np.stack([_interpolate(x, y, grid) for x, y in ((x1, y1), (x2, y2))])
-    return Comparison(one.label, other.label, scale, grid, _band(curves[0] - curves[1]),
+    return Comparison(one.label, other.label, scale, measure, grid, _band(curves[0] - curves[1]),
                       np.stack([_band(curve) for curve in curves]))  # fmt: skip
 
 
@@ -80,16 +91,21 @@ def _resampled(
     table: Mapping[Key, Mapping[str, float]],
     line: Line,
     scale: int,
+    measure: str,
     draws: np.ndarray[Any, np.dtype[np.intp]],
 ) -> tuple[Array, Array]:
-    """Means of the two axes, (1 + resamples, values): of all examples first, then of each resample."""
+    """Means of the two axes, (1 + resamples, values): of all examples first, then of each resample.
+
+    The second grows with what is kept.
+    """
     found: list[Array] = []
-    for name in (DIRECTION, KEPT):
+    for name in (DIRECTION, measure):
         rows = [
             [table[(line.label, scale, value, k)][name] for k in range(len(plan.examples))]
             for value in line.sweep.values
         ]
         values = np.array(rows, dtype=np.float64)
+        values = 1 - values if name in DISTANCES else values
         resampled = np.stack([row[draws].mean(1) for row in values], axis=1)
         found.append(np.concatenate([values.mean(1)[None], resampled]))
     return found[0], found[1]
@@ -109,6 +125,10 @@ def _band(curves: Array) -> Array:
 
 
 def compare_all(plan: Plan, journal: Journal) -> list[Comparison]:
-    """The first curve with each other one, at each size."""
+    """The first curve with each other one, at each size, by CLIP and by a perceptual distance."""
     first, *others = plan.lines
-    return [compare(plan, journal, first, other, scale) for scale in plan.scales for other in others]
+    distance = next((name for name in DISTANCES if name in journal.rows[0]), None)
+    return [
+        compare(plan, journal, first, other, scale, measure)
+        for scale, other, measure in product(plan.scales, others, filter(None, (KEPT, distance)))
+    ]

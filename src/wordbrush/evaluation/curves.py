@@ -188,11 +188,11 @@ def picture_path(folder: Path, line: int, scale: int, value: float, number: int)
     return folder / "pictures" / f"{line:02d}-x{scale}-{value:g}-{number:03d}.jpg"
 
 
-def save_jpeg(picture: Image.Image, path: Path) -> None:
+def save_jpeg(picture: Image.Image, path: Path, quality: int = 92) -> None:
     """Whole or not at all; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, overwrite=True) as file:
-        picture.convert("RGB").save(file, "JPEG", quality=92, subsampling=0)
+        picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
 
 
 def open_jpeg(path: Path) -> Image.Image:

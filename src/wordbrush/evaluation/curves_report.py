@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.evaluation.comparison import Comparison, compare_all
+from wordbrush.evaluation.comparison import DISTANCES, Comparison, compare_all
 from wordbrush.evaluation.curves import (
     DIRECTION,
     KEPT,
@@ -35,6 +35,8 @@ from wordbrush.sheet import Cell, draw_sheet
 
 _SIDE = 160
 _ON_SHEET = 3
+_LABEL = 19
+"""Letters that stand over a picture of 128 pixels."""
 
 
 def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) -> list[str]:
@@ -49,9 +51,9 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
     journal = measure(plan, judges, folder, show)
     points, comparisons = summarise(plan, journal), compare_all(plan, journal)
     about = plan.about(judges)
-    drawings = {"trade-off.svg": trade_off(points, comparisons)}
+    drawings = {"trade-off.svg": trade_off(points, [c for c in comparisons if c.measure == KEPT])}
     drawings["settings.svg"] = against_settings(points, _drawn_measures(points))
-    sentences = [conclude(comparison) for comparison in comparisons]
+    sentences = list(dict.fromkeys(conclude(comparison) for comparison in comparisons))
     written = {
         "results.json": results_as_json(about, points, [comparison.as_json() for comparison in comparisons]),
         "points.csv": points_as_csv(points),
@@ -63,13 +65,14 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
         with atomic_file(folder / name, overwrite=True) as file:
             file.write(text.encode())
     if plan.num_pictures:
-        save_jpeg(draw_sheet(_sheet_rows(plan, points, folder)), folder / "pictures.jpg")
+        save_jpeg(draw_sheet(_sheet_rows(plan, points, folder)), folder / "pictures.jpg", quality=75)
     return sentences
 
 
 def conclude(comparison: Comparison) -> str:
     """What a comparison says, in one sentence, whichever way it came out."""
     c = comparison
+    measure = f"{'1 - ' if c.measure in DISTANCES else ''}{LABELS[c.measure]}"
     size = "the native size" if c.scale == 1 else f"{c.scale} × the native size"
     if not len(c.direction):
         return (
@@ -83,7 +86,7 @@ def conclude(comparison: Comparison) -> str:
         verdict = f"{c.one} keeps {clear} of {where}, elsewhere the 95 % intervals overlap"
     else:
         verdict = f"the 95 % intervals of {c.one} and {c.other} overlap everywhere on {where}"
-    return f"At {size}, {verdict}; mean difference in image similarity {float(c.gain[:, 0].mean()):+.3f}."
+    return f"By {measure}, at {size}, {verdict}; mean difference {float(c.gain[:, 0].mean()):+.3f}."
 
 
 def to_table(points: Sequence[Point], sentences: Sequence[str]) -> str:
@@ -91,9 +94,10 @@ def to_table(points: Sequence[Point], sentences: Sequence[str]) -> str:
     curves: dict[tuple[str, int], list[Point]] = {}
     for point in points:
         curves.setdefault((point.curve, point.size), []).append(point)
-    head = ["curve", "size", "from and to", LABELS[DIRECTION], LABELS[KEPT]]
+    names = [name for name in (DIRECTION, KEPT, *DISTANCES) if name in points[0].means]
+    head = ["curve", "size", "from and to", *(LABELS[name] for name in names)]
     rows = [
-        [curve, f"{size} px", f"{words(p.setting)} {p.value:g}", *(_cell(p, n) for n in (DIRECTION, KEPT))]
+        [curve, f"{size} px", f"{words(p.setting)} {p.value:g}", *(_cell(p, name) for name in names)]
         for (curve, size), own in curves.items()
         for p in (own[0], own[-1])
     ]
@@ -102,7 +106,7 @@ def to_table(points: Sequence[Point], sentences: Sequence[str]) -> str:
 
 
 def _drawn_measures(points: Sequence[Point]) -> list[str]:
-    distance = next((n for n in ("lpips", "efficientnet_lite0_distance", "l1") if n in points[0].means), None)
+    distance = next((n for n in (*DISTANCES, "l1") if n in points[0].means), None)
     return [KEPT, DIRECTION, *([distance] if distance else [])]
 
 
@@ -183,10 +187,10 @@ def _sheet_rows(plan: Plan, points: Sequence[Point], folder: Path) -> list[list[
     ):
         after = _after(plan, folder, line, scale, k)
         labels = [f"{words(line.sweep.setting)} {value:g}" for value in line.sweep.values]
-        labels[0] = f"{line.label}\n{labels[0]}"
+        labels = ["\n".join(wrap(text, _LABEL)) for text in (f"{line.label}, {labels[0]}", *labels[1:])]
         cells = [Cell(picture, text) for picture, text in zip(after, labels, strict=True)]
         before = example.open(_size(points, line, scale))
-        rows.append([Cell(before, "\n".join(wrap(example.instruction, 20))), *cells])
+        rows.append([Cell(before, "\n".join(wrap(example.instruction, _LABEL))), *cells])
     return rows
 
 
