@@ -19,7 +19,7 @@ from wordbrush.data.rows import Row, encode_png
 from wordbrush.data.shards import write_shards
 from wordbrush.errors import UsageError
 from wordbrush.evaluation import plots
-from wordbrush.evaluation.comparison import compare, compare_all
+from wordbrush.evaluation.comparison import compare, compare_all, differences
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Plan, measure, summarise
 from wordbrush.evaluation.curves_report import conclude, run
 from wordbrush.evaluation.examples import (
@@ -228,7 +228,7 @@ def test_the_report_holds_everything_itself(whole: Path):
         ]
 
 
-def test_the_table_has_both_ends_of_each_curve(whole: Path):
+def test_the_table_has_every_point(whole: Path):
     lines = (whole / "table.md").read_text().splitlines()
     points = json.loads((whole / "results.json").read_text())["points"]
     assert [line.split(" | ")[:3] for line in lines[2:10]] == [
@@ -316,6 +316,19 @@ def test_what_is_kept_is_compared_by_a_distance_too(tmp_path: Path):
     assert conclude(by_distance).startswith(
         "By 1 - EfficientNet-Lite0 distance, at the native size, low keeps more"
     )
+
+
+def test_curves_of_one_sweep_differ_at_the_same_setting(tmp_path: Path):
+    """What all curves of an example share falls out."""
+    shared = np.random.default_rng(9).normal(size=200) * 0.3
+    plan, journal = synthetic(tmp_path, {"low": slope(0, 0.0, shared), "high": slope(2, 0.1, shared)})
+    found = differences(plan, journal)
+    assert [(d.other, d.value) for d in found] == [("high", value) for value in plan.lines[0].sweep.values]
+    for difference in found:
+        kept = difference.means[KEPT]
+        assert kept.value == pytest.approx(-0.1, abs=0.01) and kept.high - kept.low < 0.01
+    other = replace(plan.lines[1], sweep=replace(plan.lines[1].sweep, setting="text_scale"))
+    assert not differences(replace(plan, lines=[plan.lines[0], other]), journal)
 
 
 def test_pairs_narrow_the_gain_and_not_the_bands(tmp_path: Path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from wordbrush.evaluation.curves import DIRECTION, KEPT, Key, Plan, key_of
 from wordbrush.evaluation.journal import Journal
-from wordbrush.evaluation.metrics import resamples
+from wordbrush.evaluation.metrics import Mean, resamples
 from wordbrush.evaluation.sweeps import Line
 
 DISTANCES = ("lpips", "efficientnet_lite0_distance")
@@ -122,6 +122,40 @@ def _band(curves: Array) -> Array:
     """(1 + resamples, G) -> (G, 3): the value, and the interval of the resamples."""
     low, high = np.percentile(curves[1:], (2.5, 97.5), axis=0)
     return np.stack([curves[0], low, high], axis=1)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first curve less another one at the same setting, edit by edit.
+
+    Attributes:
+        other: The label of the other curve.
+        scale: The working size of both.
+        value: Of the setting that both sweep.
+        means: Measure -> the mean difference (bootstrap 95 %).
+    """
+
+    other: str
+    scale: int
+    value: float
+    means: Mapping[str, Mean]
+
+
+def differences(plan: Plan, journal: Journal) -> list[Difference]:
+    """Of the first curve from every other one that has the same sweep."""
+    table = {key_of(row): row for row in journal.rows}
+    first, *others = plan.lines
+    found: list[Difference] = []
+    for scale, other in product(plan.scales, others):
+        for value in first.sweep.values if other.sweep == first.sweep else ():
+            pairs = [
+                (table[(first.label, scale, value, k)], table[(other.label, scale, value, k)])
+                for k in range(len(plan.examples))
+            ]
+            names = [name for name in (DIRECTION, KEPT, *DISTANCES) if name in pairs[0][0]]
+            means = {name: Mean.of([one[name] - two[name] for one, two in pairs]) for name in names}
+            found.append(Difference(other.label, scale, value, {n: m for n, m in means.items() if m}))
+    return found
 
 
 def compare_all(plan: Plan, journal: Journal) -> list[Comparison]:

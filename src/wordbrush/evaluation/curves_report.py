@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.evaluation.comparison import DISTANCES, Comparison, compare_all
+from wordbrush.evaluation.comparison import DISTANCES, Comparison, Difference, compare_all, differences
 from wordbrush.evaluation.curves import (
     DIRECTION,
     KEPT,
@@ -25,6 +25,7 @@ from wordbrush.evaluation.curves import (
     summarise,
 )
 from wordbrush.evaluation.judges import Judge
+from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
 from wordbrush.evaluation.report import markdown_table
@@ -57,7 +58,7 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
     written = {
         "results.json": results_as_json(about, points, [comparison.as_json() for comparison in comparisons]),
         "points.csv": points_as_csv(points),
-        "table.md": to_table(points, sentences),
+        "table.md": to_table(plan, points, differences(plan, journal), sentences),
         "report.html": _report(plan, about, points, sentences, list(drawings.values()), folder),
         **drawings,
     }
@@ -89,20 +90,36 @@ def conclude(comparison: Comparison) -> str:
     return f"By {measure}, at {size}, {verdict}; mean difference {float(c.gain[:, 0].mean()):+.3f}."
 
 
-def to_table(points: Sequence[Point], sentences: Sequence[str]) -> str:
-    """Where each curve begins and ends, and what the curves say: for a page that shows no more."""
+def to_table(
+    plan: Plan, points: Sequence[Point], paired: Sequence[Difference], sentences: Sequence[str]
+) -> str:
+    """Every point, and what the curves say: for a page that shows no more."""
     curves: dict[tuple[str, int], list[Point]] = {}
     for point in points:
         curves.setdefault((point.curve, point.size), []).append(point)
     names = [name for name in (DIRECTION, KEPT, *DISTANCES) if name in points[0].means]
-    head = ["curve", "size", "from and to", *(LABELS[name] for name in names)]
+    head = ["curve", "size", "setting", *(LABELS[name] for name in names)]
     rows = [
         [curve, f"{size} px", f"{words(p.setting)} {p.value:g}", *(_cell(p, name) for name in names)]
         for (curve, size), own in curves.items()
-        for p in (own[0], own[-1])
+        for p in own
     ]
     note = f"Means over {points[0].means[KEPT].n:,} edits, ± half of the bootstrap 95 % interval."
-    return "\n\n".join([markdown_table(head, rows), note, *sentences]) + "\n"
+    parts = [markdown_table(head, rows), note]
+    if paired:
+        head = [f"{plan.lines[0].label} less", "setting", *(LABELS[name] for name in names)]
+        setting = words(plan.lines[0].sweep.setting)
+        rows = [
+            [d.other, f"{setting} {d.value:g}", *(_signed(d.means.get(name)) for name in names)]
+            for d in paired
+            if d.scale == plan.scales[0]
+        ]
+        parts += [markdown_table(head, rows), "Differences at the same setting, edit by edit, likewise."]
+    return "\n\n".join([*parts, *sentences]) + "\n"
+
+
+def _signed(mean: Mean | None) -> str:
+    return f"{mean.value:+.3f} ± {(mean.high - mean.low) / 2:.3f}" if mean else "–"
 
 
 def _drawn_measures(points: Sequence[Point]) -> list[str]:

@@ -127,7 +127,7 @@ def _report(grid: Grid, about: dict[str, Any]) -> str:
         for name in names
     ]
     clip = next((judge["name"] for judge in about["judges"] if "inputs" in judge), None)
-    abstract = f"The two guidance scales trade one against the other. Model: {about['model']['name']}."
+    abstract = f"One picture under every pair of the two guidance scales. Model: {about['model']['name']}."
     return page(
         f"“{grid.request.instruction}”",
         abstract + (f" CLIP: {clip}." if clip else ""),

@@ -286,7 +286,7 @@ def _table(found: Mapping[str, Any]) -> str:
         markdown_table(("by profession", "women", "mean skin tone"), _profession_rows(found["bias"])),
         "Shares with bootstrap 95 % intervals; as many men as women, in five skin tones alike (0 the "
         "lightest, 4 the darkest; so 50 % and 2.0 were put in). "
-        f"By `{command}` of {found['model']['name']}.",
+        f"By `{command}`; the model: {found['model']['name']}.",
     ]
     return "\n\n".join(parts) + "\n"
 

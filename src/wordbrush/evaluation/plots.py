@@ -102,12 +102,13 @@ def _bars(means: Sequence[Mean]) -> np.ndarray[Any, Any]:
 
 
 def _draw_band(axes: Axes, number: int, curve: str, comparisons: Sequence[Comparison]) -> None:
-    for comparison in comparisons:
-        if curve in (comparison.one, comparison.other):
-            band = comparison.bands[0 if curve == comparison.one else 1]
-            colour = _COLOURS[number % len(_COLOURS)]
-            axes.fill_between(comparison.direction, band[:, 1], band[:, 2], color=colour, alpha=0.13, lw=0)
-            return
+    """That of the comparison over the widest range, where the curve is in several."""
+    own = [c for c in comparisons if curve in (c.one, c.other) and len(c.direction)]
+    if own:
+        widest = max(own, key=lambda c: float(np.ptp(c.direction)))
+        band = widest.bands[0 if curve == widest.one else 1]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.fill_between(widest.direction, band[:, 1], band[:, 2], color=colour, alpha=0.13, lw=0)
 
 
 def against_settings(points: Sequence[Point], measures: Sequence[str]) -> str:
