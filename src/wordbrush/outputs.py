@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,23 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
     check_folder(folder)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files, whole or not at all each, in the place of older ones.
+
+    Args:
+        folder: Must be there.
+        texts: File name -> content.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    from wordbrush.provenance import atomic_file
+
+    for name, text in texts.items():
+        with atomic_file(folder / name, overwrite=True) as file:
+            file.write(text.encode())
 
 
 def check_results(folder: Path, *, force: bool) -> None:

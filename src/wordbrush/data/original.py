@@ -67,17 +67,13 @@ def write_original(folder: Path, rows: Iterable[Row]) -> None:
     _write(folder / SEEDS, json.dumps(listed).encode())
 
 
-def read_original(folder: Path, split: str | None = None) -> Iterator[Row]:
+def read_original(folder: Path) -> Iterator[Row]:
     """The rows of a data set in the original layout, folder by folder, the best pair of each first.
-
-    Args:
-        folder: With a seeds.json.
-        split: One of `SPLITS`; all rows if not given.
 
     Raises:
         DataError: A file is missing, damaged or not as the layout says.
     """
-    for name, seeds in listed_seeds(folder, split):
+    for name, seeds in listed_seeds(folder):
         yield from _read_prompt(folder / name, set(seeds))
 
 

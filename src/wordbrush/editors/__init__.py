@@ -46,6 +46,11 @@ class Method:
         """All texts of `EditRequest` that it reads."""
         return (*self.needs, *self.optional)
 
+    def known(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some settings that the method has."""
+        names = {field.name for field in self.settings_fields()}
+        return {name: value for name, value in given.items() if name in names}
+
     def settings_fields(self) -> tuple[dataclasses.Field[Any], ...]:
         """The fields of the settings dataclass, in order."""
         return dataclasses.fields(self.settings)

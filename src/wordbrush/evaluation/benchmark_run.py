@@ -20,8 +20,8 @@ from wordbrush.evaluation.kept_pictures import save_png
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.report import markdown_table, to_json
 from wordbrush.images import open_image
+from wordbrush.outputs import write_texts
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor, EditRequest
 
 _BATCH = 8
@@ -49,9 +49,8 @@ class Entry:
 
     def settings_for(self, benchmark: Benchmark) -> dict[str, Any]:
         """What the benchmark's protocol asks for, unless it was given; no detail is carried over."""
-        known = {f.name for f in find_method(self.method).settings_fields()}
-        pinned = {k: v for k, v in ({"detail": False} | dict(benchmark.settings)).items() if k in known}
-        return pinned | dict(self.settings)
+        method = find_method(self.method)
+        return method.known({"detail": False} | dict(benchmark.settings)) | dict(self.settings)
 
 
 def run(
@@ -99,8 +98,7 @@ def run(
         "known_bad": sum(bool(edit.problem) for edit in edits),
         "groups": summarise(benchmark, edits, rows),
     }
-    _write(folder / "results.json", to_json(found))
-    _write(folder / "results.md", to_markdown(benchmark, found))
+    write_texts(folder, {"results.json": to_json(found), "results.md": to_markdown(benchmark, found)})
     return found
 
 
@@ -217,8 +215,3 @@ def to_markdown(benchmark: Benchmark, found: Mapping[str, Any]) -> str:
 
 def _number(mean: Mapping[str, float] | None) -> str:
     return f"{mean['value']:.4f} ({mean['low']:.4f} - {mean['high']:.4f})" if mean else "-"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path, overwrite=True) as file:
-        file.write(text.encode())

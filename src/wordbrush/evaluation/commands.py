@@ -85,17 +85,14 @@ def evaluate_task_predictor(
     from wordbrush.editors.task_predictor import load_task_predictor
     from wordbrush.evaluation.report import to_json
     from wordbrush.evaluation.task_prediction import ask, collect, to_markdown
-    from wordbrush.outputs import make_folder
-    from wordbrush.provenance import atomic_file
+    from wordbrush.outputs import make_folder, write_texts
 
     predictor = load_task_predictor(model)
     found = {title: ask(predictor, questions) for title, questions in collect(data or [], i2ebench, num)}
     tables = "\n".join(map(to_markdown, found, found.values()))
     if output is not None:
         make_folder(output)
-        for name, text in {"table.md": tables, "results.json": to_json(found)}.items():
-            with atomic_file(output / name, overwrite=True) as file:
-                file.write(text.encode())
+        write_texts(output, {"table.md": tables, "results.json": to_json(found)})
     print(to_json(found) if as_json else tables, end="")
 
 

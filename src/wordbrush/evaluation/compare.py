@@ -25,7 +25,7 @@ from wordbrush.evaluation.curves import DIRECTION, KEPT
 from wordbrush.evaluation.judges import ClipJudge, EfficientNetJudge, Judge, Sample, judge_all
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
 from wordbrush.images import Picture
-from wordbrush.outputs import RESULTS, make_folder
+from wordbrush.outputs import RESULTS, make_folder, write_texts
 from wordbrush.progress import Show, silent
 from wordbrush.provenance import atomic_file, save_image
 from wordbrush.sheet import Cell, draw_sheet
@@ -201,9 +201,7 @@ def write_report(comparison: Comparison, folder: Path, source: Picture) -> None:
         "report.html": _report(comparison),
         RESULTS: json.dumps(_plain(comparison), indent=1) + "\n",
     }
-    for name, text in written.items():
-        with atomic_file(folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(folder, written)
 
 
 def _plain(comparison: Comparison) -> dict[str, Any]:

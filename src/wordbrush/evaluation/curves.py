@@ -16,21 +16,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import wordbrush
-from wordbrush.editors import METHODS
+from wordbrush.editors import METHODS, settings_for
 from wordbrush.editors.latent_editor import LatentEditor
-from wordbrush.editors.settings import make_settings
 from wordbrush.evaluation.examples import Example, digest_of
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
+from wordbrush.evaluation.kept_pictures import save_jpeg
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.sweeps import Line
-from wordbrush.models import own_settings
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.types import EditRequest
 
 DIRECTION, KEPT = "clip_sim_dir", "clip_sim_image"
@@ -65,14 +61,10 @@ class Plan:
 
     def settings_of(self, line: Line) -> dict[str, Any]:
         """Those that the line's method has; the size is exact, so no detail is carried over."""
-        known = {f.name for f in METHODS[line.sweep.method].settings_fields()}
-        wanted = {"detail": False} | dict(self.settings)
-        return {name: value for name, value in wanted.items() if name in known}
+        return METHODS[line.sweep.method].known({"detail": False} | dict(self.settings))
 
     def _all_settings(self, line: Line) -> dict[str, Any]:
-        method = METHODS[line.sweep.method]
-        given = own_settings(line.model, method.name) | self.settings_of(line)
-        return asdict(make_settings(method.settings, given))
+        return asdict(settings_for(line.model, METHODS[line.sweep.method], self.settings_of(line)))
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""
@@ -186,19 +178,6 @@ def _namer(folder: Path, plan: Plan, line: Line, scale: int, value: float) -> Ca
 def picture_path(folder: Path, line: int, scale: int, value: float, number: int) -> Path:
     """Where the picture of an example lies, for the first `num_pictures` of them."""
     return folder / "pictures" / f"{line:02d}-x{scale}-{value:g}-{number:03d}.jpg"
-
-
-def save_jpeg(picture: Image.Image, path: Path, quality: int = 92) -> None:
-    """Whole or not at all; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, overwrite=True) as file:
-        picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
-
-
-def open_jpeg(path: Path) -> Image.Image:
-    """What `save_jpeg` wrote, "RGB"."""
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
 
 
 def summarise(plan: Plan, journal: Journal) -> list[Point]:

@@ -17,21 +17,20 @@ from wordbrush.evaluation.curves import (
     Plan,
     Point,
     measure,
-    open_jpeg,
     picture_path,
     points_as_csv,
     results_as_json,
-    save_jpeg,
     summarise,
 )
 from wordbrush.evaluation.judges import Judge
+from wordbrush.evaluation.kept_pictures import open_jpeg, save_jpeg
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, against_settings, trade_off
 from wordbrush.evaluation.report import markdown_table
 from wordbrush.evaluation.sweeps import Line, words
+from wordbrush.outputs import write_texts
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.sheet import Cell, draw_sheet
 
 _SIDE = 160
@@ -62,9 +61,7 @@ def run(plan: Plan, judges: Sequence[Judge], folder: Path, show: Show = silent) 
         "report.html": _report(plan, about, points, sentences, list(drawings.values()), folder),
         **drawings,
     }
-    for name, text in written.items():
-        with atomic_file(folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(folder, written)
     if plan.num_pictures:
         save_jpeg(draw_sheet(_sheet_rows(plan, points, folder)), folder / "pictures.jpg", quality=75)
     return sentences
@@ -119,7 +116,7 @@ def to_table(
 
 
 def _signed(mean: Mean | None) -> str:
-    return f"{mean.value:+.3f} ± {(mean.high - mean.low) / 2:.3f}" if mean else "–"
+    return mean.shown(signed=True) if mean else "–"
 
 
 def _drawn_measures(points: Sequence[Point]) -> list[str]:
@@ -176,8 +173,7 @@ def _cell(point: Point, name: str) -> str:
     mean = point.means.get(name)
     if mean is None:
         return "–"
-    digits = 1 if name == "psnr" else 3
-    return f"{mean.value:.{digits}f} ± {(mean.high - mean.low) / 2:.{digits}f}"
+    return mean.shown(1 if name == "psnr" else 3)
 
 
 def _pictures(plan: Plan, points: Sequence[Point], folder: Path) -> list[str]:

@@ -17,8 +17,8 @@ from wordbrush.evaluation.judges import Judge, Sample, judge_all
 from wordbrush.evaluation.kept_pictures import KeptPictures, paint_all
 from wordbrush.evaluation.page import page, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS
+from wordbrush.outputs import write_texts
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.types import Editor, EditRequest
 
 _SIDE = 256
@@ -111,9 +111,7 @@ def write_grid(grid: Grid, about: dict[str, Any], folder: Path) -> None:
         "results.json": json.dumps({"about": about, "cells": cells}, indent=1) + "\n",
         "report.html": _report(grid, about),
     }
-    for name, text in written.items():
-        with atomic_file(folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(folder, written)
 
 
 def _report(grid: Grid, about: dict[str, Any]) -> str:

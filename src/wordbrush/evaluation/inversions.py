@@ -16,16 +16,16 @@ from PIL import Image
 import wordbrush
 from wordbrush.editors.latent_editor import LatentEditor
 from wordbrush.evaluation.base_models import round_trip
-from wordbrush.evaluation.curves import open_jpeg, save_jpeg
 from wordbrush.evaluation.examples import Example, digest_of
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import PixelJudge, Sample
+from wordbrush.evaluation.kept_pictures import open_jpeg, save_jpeg, shown_path
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, picture_grid, section, table
 from wordbrush.evaluation.report import markdown_table, to_json
+from wordbrush.outputs import write_texts
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.types import EditRequest
 
 _SHOWN = 6
@@ -101,9 +101,7 @@ def run(plan: Plan, folder: Path, show: Show = silent) -> str:
         "table.md": text,
         "report.html": _page(plan, journal, table(head, rows)),
     }
-    for name, content in written.items():
-        with atomic_file(folder / name, overwrite=True) as file:
-            file.write(content.encode())
+    write_texts(folder, written)
     return text
 
 
@@ -130,17 +128,13 @@ def measure(plan: Plan, folder: Path, show: Show = silent) -> Journal:
             restored = result.intermediates["reconstruction"][0]
         row = {"arm": label, "example": k, "psnr": PixelJudge()([Sample(restored, picture)])["psnr"][0]}
         if k < _SHOWN:
-            save_jpeg(restored, _path(folder, labels.index(label), k))
+            save_jpeg(restored, shown_path(folder, labels.index(label), k))
         journal.append([row])
     return journal
 
 
 def _labels(plan: Plan) -> list[str]:
     return [*plan.arms, _ROUND_TRIP]
-
-
-def _path(folder: Path, arm: int, example: int) -> Path:
-    return folder / "pictures" / f"{arm:02d}-{example:03d}.jpg"
 
 
 def _note(plan: Plan) -> str:
@@ -154,7 +148,7 @@ def _page(plan: Plan, journal: Journal, numbers: str) -> str:
     labels = _labels(plan)
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for k, example in enumerate(plan.examples[:_SHOWN]):
-        restored = [open_jpeg(_path(journal.folder, arm, k)) for arm in range(len(labels))]
+        restored = [open_jpeg(shown_path(journal.folder, arm, k)) for arm in range(len(labels))]
         rows.append((example.source_caption, [example.open(min(restored[0].size)), *restored]))
     grid = picture_grid(["picture", *labels], rows, 160, "Each picture as it comes back.")
     return page(

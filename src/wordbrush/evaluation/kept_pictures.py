@@ -81,3 +81,21 @@ def save_png(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, overwrite=True) as file:
         picture.convert("RGB").save(file, "PNG", compress_level=3)
+
+
+def save_jpeg(picture: Image.Image, path: Path, quality: int = 92) -> None:
+    """Whole or not at all; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, overwrite=True) as file:
+        picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
+
+
+def open_jpeg(path: Path) -> Image.Image:
+    """What `save_jpeg` wrote, "RGB"."""
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def shown_path(folder: Path, arm: int, number: int) -> Path:
+    """Where a report finds the picture of an edit by one of several editors."""
+    return folder / "pictures" / f"{arm:02d}-{number:04d}.jpg"

@@ -34,9 +34,9 @@ from wordbrush.evaluation.people import (
 )
 from wordbrush.evaluation.report import APART, markdown_table, to_json
 from wordbrush.evaluation.storybook import Case, draw_cases, requests_of
+from wordbrush.outputs import write_texts
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.progress import Show, silent
-from wordbrush.provenance import atomic_file
 from wordbrush.storybook.recogniser import Recogniser
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.sprites import SpriteLibrary
@@ -108,9 +108,7 @@ def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
         "report.html": _report(found, shown),
         "table.md": _table(found),
     }
-    for name, text in written.items():
-        with atomic_file(options.output / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(options.output, written)
     return found
 
 

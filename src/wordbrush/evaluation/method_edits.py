@@ -19,10 +19,10 @@ from PIL import Image
 import wordbrush
 from wordbrush.editors import find_method, settings_for
 from wordbrush.errors import UsageError
-from wordbrush.evaluation.curves import save_jpeg
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, Sample, judge_all
+from wordbrush.evaluation.kept_pictures import save_jpeg, shown_path
 from wordbrush.evaluation.report import APART
 from wordbrush.evaluation.storybook import Case, draw_cases
 from wordbrush.progress import Show, silent
@@ -198,14 +198,9 @@ def measure(
                 pictures = _edit(plan, editor.with_settings(**arm.settings), cases, todo)
                 for number, picture in zip(todo, pictures, strict=True):
                     if number % plan.num < plan.shown:
-                        save_jpeg(picture, picture_path(folder, plan.arms.index(arm), number))
+                        save_jpeg(picture, shown_path(folder, plan.arms.index(arm), number))
                 note(arm.label, todo, pictures)
     return journal
-
-
-def picture_path(folder: Path, arm: int, number: int) -> Path:
-    """Where the picture of an edit lies, for the first few of each operation."""
-    return folder / "pictures" / f"{arm:02d}-{number:04d}.jpg"
 
 
 def _edit(plan: Plan, editor: Editor, cases: Sequence[Case], numbers: Sequence[int]) -> list[Image.Image]:

@@ -8,18 +8,19 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.evaluation.curves import DIRECTION, KEPT, open_jpeg
+from wordbrush.evaluation.comparison import DISTANCES
+from wordbrush.evaluation.curves import DIRECTION, KEPT
 from wordbrush.evaluation.journal import Journal
-from wordbrush.evaluation.method_edits import REFERENCES, Line, Plan, picture_path
+from wordbrush.evaluation.kept_pictures import open_jpeg, shown_path
+from wordbrush.evaluation.method_edits import REFERENCES, Line, Plan
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, Place, editability
 from wordbrush.evaluation.report import markdown_table, to_json
 from wordbrush.evaluation.storybook import Case
-from wordbrush.provenance import atomic_file
+from wordbrush.outputs import write_texts
 
 SCORE = "clip_sim_1"
-_DISTANCES = ("lpips", "efficientnet_lite0_distance")
 _PERCENT = ("made", "kept")
 _ABOUT = (
     "Held-out edits of the storybook, asked for as instructions and as captions. Made and kept are the "
@@ -56,9 +57,7 @@ def write_report(plan: Plan, cases: Sequence[Case], journal: Journal, about: Map
         "editability.svg": drawn,
         "report.html": _page(plan, cases, journal.folder, whole, parts, sentences, drawn),
     }
-    for name, text in files.items():
-        with atomic_file(journal.folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(journal.folder, files)
     return sentences
 
 
@@ -67,7 +66,7 @@ def _means(
 ) -> Means:
     """Measure -> mean; `fidelity` is 1 minus the perceptual distance to the picture before."""
     rows = [scores[label, number] for number in numbers]
-    far = next(name for name in _DISTANCES if name in rows[0])
+    far = next(name for name in DISTANCES if name in rows[0])
     rows = [{**row, "fidelity": 1 - row[far], far: row[far]} for row in rows]
     found = {name: Mean.of([row[name] for row in rows if name in row]) for name in rows[0]}
     return {name: mean for name, mean in found.items() if mean}
@@ -123,7 +122,7 @@ def _cell(mean: Mean | None, name: str) -> str:
 
 def _kept_label(means: Mapping[str, Means]) -> str:
     known = next(iter(means.values()))
-    return f"1 - {LABELS[next(name for name in _DISTANCES if name in known)]}"
+    return f"1 - {LABELS[next(name for name in DISTANCES if name in known)]}"
 
 
 def _curve(line: Line, means: Mapping[str, Means]) -> tuple[str, list[Place]]:
@@ -172,7 +171,7 @@ def _page(
 def _pictures(plan: Plan, cases: Sequence[Case], folder: Path) -> str:
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for number, case in enumerate(cases):
-        paths = [picture_path(folder, arm, number) for arm in range(len(plan.arms))]
+        paths = [shown_path(folder, arm, number) for arm in range(len(plan.arms))]
         if all(path.exists() for path in paths):
             rows.append((case.edit.instruction, [case.before, *map(open_jpeg, paths), case.target]))
     columns = ["before", *(arm.label for arm in plan.arms), "exact"]

@@ -82,6 +82,11 @@ class Mean:
         mean, low, high = (round(float(x), 4) for x in (values.mean(), low, high))
         return cls(mean, low, high, len(values))
 
+    def shown(self, digits: int = 3, *, signed: bool = False) -> str:
+        """The mean, and half of its interval."""
+        sign = "+" if signed else ""
+        return f"{self.value:{sign}.{digits}f} ± {(self.high - self.low) / 2:.{digits}f}"
+
     def as_json(self) -> dict[str, float]:
         """The fields."""
         return asdict(self)

@@ -40,6 +40,7 @@ from wordbrush.evaluation.report import APART, draw_grid, to_json, to_markdown, 
 from wordbrush.evaluation.writing import outputs_right
 from wordbrush.language_model import PART
 from wordbrush.models import resolve
+from wordbrush.outputs import write_texts
 from wordbrush.perception.features import EfficientNetLite0
 from wordbrush.progress import Show, silent
 from wordbrush.storybook.edits import TASKS, EditSample, SceneEdit, draw_edit
@@ -227,9 +228,8 @@ def evaluate(options: Options, show: Show = silent) -> dict[str, Any]:
         **_evaluate_base(options, kept, base, recogniser, held, show),
         "training": _training(options.model),
     }
-    (options.output / "results.json").write_text(to_json(found))
-    (options.output / "results.md").write_text(to_markdown(found))
-    (options.output / "table.md").write_text(to_table(found))
+    texts = {"results.json": to_json(found), "results.md": to_markdown(found), "table.md": to_table(found)}
+    write_texts(options.output, texts)
     return found
 
 

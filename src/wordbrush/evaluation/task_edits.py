@@ -24,10 +24,10 @@ from wordbrush.editors import METHODS
 from wordbrush.editors.task_predictor import PART as PREDICTOR
 from wordbrush.errors import UsageError
 from wordbrush.evaluation.base_models import round_trip
-from wordbrush.evaluation.curves import save_jpeg
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.judges import Judge, PixelJudge, Sample, judge_all
+from wordbrush.evaluation.kept_pictures import save_jpeg, shown_path
 from wordbrush.evaluation.storybook import Case, draw_cases
 from wordbrush.models import resolve
 from wordbrush.progress import Show, silent
@@ -189,9 +189,8 @@ class Plan:
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:
         """Those that its method has."""
-        known = {f.name for f in METHODS[arm.method].settings_fields()}
         own = {} if arm.task_file is None else {"task_file": arm.task_file}
-        return {name: value for name, value in self.settings.items() if name in known} | own
+        return METHODS[arm.method].known(self.settings) | own
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""
@@ -236,7 +235,7 @@ def measure(
             rows = _judge([cases[k] for k in part], pictures, judges, recogniser)
             for k, (picture, task), row in zip(part, made, rows, strict=True):
                 if k in shown:
-                    save_jpeg(picture, picture_path(folder, plan.arms.index(arm), k))
+                    save_jpeg(picture, shown_path(folder, plan.arms.index(arm), k))
                 if arm.task == "predicted":
                     row["task_right"] = float(task == cases[k].edit.task)
             journal.append(
@@ -267,11 +266,6 @@ def _maker(plan: Plan, arm: Arm) -> _Make:
         return [(r.images[0], task and task[0][0][0]) for r, task in zip(results, tasks, strict=True)]
 
     return edit
-
-
-def picture_path(folder: Path, arm: int, number: int) -> Path:
-    """Where the picture of an edit lies, for the first few of each operation."""
-    return folder / "pictures" / f"{arm:02d}-{number:04d}.jpg"
 
 
 def _shown(cases: Sequence[Drawn], num: int) -> set[int]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.evaluation.curves import open_jpeg
 from wordbrush.evaluation.journal import Journal
+from wordbrush.evaluation.kept_pictures import open_jpeg, shown_path
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.report import markdown_table, to_json
-from wordbrush.evaluation.task_edits import Drawn, Plan, picture_path
-from wordbrush.provenance import atomic_file
+from wordbrush.evaluation.task_edits import Drawn, Plan
+from wordbrush.outputs import write_texts
 from wordbrush.tasks import TASKS
 
 COLUMNS = {
@@ -126,10 +126,8 @@ def _count(group: Mapping[str, Any]) -> int:
     return max((mean["n"] for row in group["means"].values() for mean in row.values()), default=0)
 
 
-def _short(mean: Mapping[str, float] | None, *, signed: bool = False) -> str:
-    if mean is None:
-        return ""
-    return f"{mean['value']:{'+' if signed else ''}.3f} ± {(mean['high'] - mean['low']) / 2:.3f}"
+def _short(mean: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    return Mean(**mean).shown(signed=signed) if mean else ""
 
 
 def write_report(plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Mapping[str, Any]) -> None:
@@ -145,9 +143,7 @@ def write_report(plan: Plan, cases: Sequence[Drawn], journal: Journal, about: Ma
         "table.md": to_table(found),
         "report.html": _page(plan, cases, found, journal.folder),
     }
-    for name, text in files.items():
-        with atomic_file(journal.folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(journal.folder, files)
 
 
 def _page(plan: Plan, cases: Sequence[Drawn], found: Mapping[str, Any], folder: Path) -> str:
@@ -167,7 +163,7 @@ def _pictures(plan: Plan, cases: Sequence[Drawn], task: str, folder: Path) -> st
     columns = ["before", *(arm.label for arm in plan.arms), "exact"]
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for number, drawn in enumerate(cases):
-        paths = [picture_path(folder, arm, number) for arm in range(len(plan.arms))]
+        paths = [shown_path(folder, arm, number) for arm in range(len(plan.arms))]
         if drawn.edit.task == task and all(path.exists() for path in paths):
             made = [open_jpeg(path) for path in paths]
             rows.append((drawn.edit.instruction, [drawn.before, *made, drawn.target]))

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 
 import wordbrush
+from wordbrush import images
 from wordbrush.editors.sequential import ALPHA, LOW_PASS, Session
-from wordbrush.evaluation.curves import save_jpeg
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
-from wordbrush.evaluation.metrics import MAX_PSNR
+from wordbrush.evaluation.kept_pictures import save_jpeg, shown_path
+from wordbrush.evaluation.metrics import psnr
 from wordbrush.evaluation.storybook import Case, make_case
 from wordbrush.progress import Show, silent
 from wordbrush.storybook.edits import WEIGHTS, SceneEdit, draw_operation, edit_scene, render_edit
@@ -182,7 +184,7 @@ def measure(
                 continue
             pictures = play(plot, way, editor, plan.seed + plan.turns * number)
             if number < plan.shown:
-                save_jpeg(pictures[-1], picture_path(journal.folder, place, number))
+                save_jpeg(pictures[-1], shown_path(journal.folder, place, number))
             rows = _measure(plot, pictures, recogniser)
             journal.append([{"way": way.label, "session": number, "turns": rows}])
 
@@ -195,11 +197,6 @@ def play(plot: Plot, way: Way, editor: Editor, seed: int) -> list[Image.Image]:
         asked = EditRequest(plot.picture, step.edit.instruction, mask=mask, seed=seed + number)
         session.edit(editor, asked)
     return [turn.image for turn in session.turns]
-
-
-def picture_path(folder: Path, way: int, session: int) -> Path:
-    """Where the last picture of a session lies, for the first few."""
-    return folder / "pictures" / f"{way:02d}-{session:04d}.jpg"
 
 
 def _measure(plot: Plot, pictures: Sequence[Image.Image], recogniser: Recogniser) -> list[dict[str, float]]:
@@ -224,16 +221,15 @@ def changes(before: Image.Image, after: Image.Image, where: Mask) -> dict[str, f
         where: (H, W), somewhere true.
 
     Returns:
-        `l1`, in [0, 1]; `psnr` in dB, at most `MAX_PSNR`; `greatest`, the greatest difference of a channel in
-        levels of 255; `held`: 1 if that is at most 1.
+        `l1`, in [0, 1]; `psnr` in dB, at most `metrics.MAX_PSNR`; `greatest`, the greatest difference of a
+        channel in levels of 255; `held`: 1 if that is at most 1.
     """
     old, new = (np.asarray(picture.convert("RGB"), dtype=np.float64)[where] for picture in (before, after))
     apart = np.abs(old - new)
-    squared = float(np.square(apart / 255).mean())
     greatest = float(apart.max())
     return {
         "l1": float(apart.mean() / 255),
-        "psnr": min(MAX_PSNR, -10 * np.log10(squared)) if squared else MAX_PSNR,
+        "psnr": psnr(images.from_pil(before), images.from_pil(after), torch.from_numpy(where)[None])[0],
         "greatest": greatest,
         "held": float(greatest <= 1),
     }

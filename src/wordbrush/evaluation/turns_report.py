@@ -7,13 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from wordbrush.evaluation.curves import open_jpeg
 from wordbrush.evaluation.journal import Journal
+from wordbrush.evaluation.kept_pictures import open_jpeg, shown_path
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import page, picture_grid, section, table
 from wordbrush.evaluation.report import markdown_table, to_json
-from wordbrush.evaluation.turns import MARGIN, Plan, Plot, picture_path
-from wordbrush.provenance import atomic_file
+from wordbrush.evaluation.turns import MARGIN, Plan, Plot
+from wordbrush.outputs import write_texts
 
 COLUMNS = {
     "l1": ("L1", 4),
@@ -64,10 +64,8 @@ def _row(turn: int, means: Mapping[str, Any]) -> list[str]:
     return [str(turn), *(_cell(means.get(name), digits) for name, (_, digits) in COLUMNS.items())]
 
 
-def _cell(mean: Mapping[str, float] | None, digits: int) -> str:
-    if mean is None:
-        return ""
-    return f"{mean['value']:.{digits}f} ± {(mean['high'] - mean['low']) / 2:.{digits}f}"
+def _cell(mean: Mapping[str, Any] | None, digits: int) -> str:
+    return Mean(**mean).shown(digits) if mean else ""
 
 
 def write_report(plan: Plan, plots: Sequence[Plot], journal: Journal, about: Mapping[str, Any]) -> None:
@@ -88,9 +86,7 @@ def write_report(plan: Plan, plots: Sequence[Plot], journal: Journal, about: Map
         "table.md": to_table(plan, found),
         "report.html": _page(plan, plots, found, journal),
     }
-    for name, text in files.items():
-        with atomic_file(journal.folder / name, overwrite=True) as file:
-            file.write(text.encode())
+    write_texts(journal.folder, files)
 
 
 def _page(plan: Plan, plots: Sequence[Plot], found: Mapping[str, Any], journal: Journal) -> str:
@@ -101,7 +97,7 @@ def _page(plan: Plan, plots: Sequence[Plot], found: Mapping[str, Any], journal: 
     columns = ["original", *found, "exact"]
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for number, plot in enumerate(plots):
-        made = [open_jpeg(picture_path(journal.folder, place, number)) for place in range(len(plan.ways))]
+        made = [open_jpeg(shown_path(journal.folder, place, number)) for place in range(len(plan.ways))]
         words = "; ".join(step.edit.instruction for step in plot.steps)
         rows.append((words, [plot.picture, *made, plot.steps[-1].target]))
     grid = picture_grid(columns, rows, 128, f"The first sessions, after {plan.turns} turns.")
