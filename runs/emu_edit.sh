@@ -16,8 +16,8 @@ OUT="${OUT:-out/emu-edit}"
 STORYBOOK="${STORYBOOK:-.cache/storybook}"              # of runs/storybook.sh, whose edits and latents are used again
 START="${START:-src/wordbrush/assets/storybook}"
 CONFIG="${CONFIG:-examples/data/storybook.toml}"
-PAIRS="${PAIRS:-12000}"                                 # edits of scenes
-VISION="${VISION:-6000}"                                # of vision tasks and lettering
+PAIRS="${PAIRS:-12000}"                                 # edits of scenes, and again of things
+VISION="${VISION:-12000}"                               # of vision tasks and lettering
 STEPS="${STEPS:-2500}"                                  # of the editor and of each arm of OUT/tasks
 BATCH="${BATCH:-32}"
 PREDICTOR_STEPS="${PREDICTOR_STEPS:-3000}"
@@ -36,6 +36,7 @@ EDITOR="$WORK/editor-tasks/model"
 
 mkdir -p "$WORK"
 "$WORDBRUSH" data storybook "$STORYBOOK/edits" --count "$PAIRS"
+"$WORDBRUSH" data storybook "$STORYBOOK/things" --count "$PAIRS" --kind things
 "$WORDBRUSH" data storybook "$WORK/vision" --count "$VISION" --kind vision
 
 "$WORDBRUSH" train task-predictor --data data/task_instructions.jsonl --output "$WORK/task-predictor" \
@@ -47,8 +48,8 @@ mkdir -p "$WORK"
 arm() {
   local recipe="$1" name="$2"
   shift 2
-  "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$WORK/vision" --init-from "$START" \
-    --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" --steps "$STEPS" --batch-size "$BATCH" "$@"
+  "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$STORYBOOK/things" --data "$WORK/vision" \
+    --init-from "$START" --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" --steps "$STEPS" --batch-size "$BATCH" "$@"
 }
 arm emu-edit tasks
 arm emu-edit no-vision --task-weights "$NO_VISION"
