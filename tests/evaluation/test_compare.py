@@ -46,6 +46,8 @@ def test_methods_side_by_side(
     assert rows["text2live"]["model"] == str(tiny_clip)
     html = (folder / "report.html").read_text()
     assert html.count("<img") == 6 and "a &lt;cat&gt;" in html and "needs instruction" in html
+    rows_of_table = (folder / "table.md").read_text().split("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows_of_table] == list(rows)
     assert not (tmp_path / "cache").exists()  # so that times are of all the work
     code, out, err = run()
     assert (code, out) == (2, "") and "holds results" in err

@@ -24,6 +24,7 @@ from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.evaluation.curves import DIRECTION, KEPT
 from wordbrush.evaluation.judges import ClipJudge, EfficientNetJudge, Judge, Sample, judge_all
 from wordbrush.evaluation.page import page, paragraph, picture_grid, section, table
+from wordbrush.evaluation.report import markdown_table
 from wordbrush.images import Picture
 from wordbrush.outputs import RESULTS, make_folder, write_texts
 from wordbrush.progress import Show, silent
@@ -184,7 +185,7 @@ def _give_back() -> None:
 
 
 def write_report(comparison: Comparison, folder: Path, source: Picture) -> None:
-    """Write METHOD.png of every result, sheet.png, report.html, and last results.json.
+    """Write METHOD.png of every result, sheet.png, report.html, table.md, and last results.json.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -199,6 +200,7 @@ def write_report(comparison: Comparison, folder: Path, source: Picture) -> None:
         _sheet(comparison).save(file, "PNG")
     written = {
         "report.html": _report(comparison),
+        "table.md": f"{markdown_table(*_rows(comparison))}\n\n{_about(comparison)}\n",
         RESULTS: json.dumps(_plain(comparison), indent=1) + "\n",
     }
     write_texts(folder, written)
@@ -238,17 +240,10 @@ def _report(comparison: Comparison) -> str:
     made = [entry for entry in entries if entry.result is not None]
     pictures = [request.image, *(entry.result.images[0] for entry in made if entry.result is not None)]
     names = ["the picture", *(entry.method for entry in made)]
-    rows = [
-        [entry.method, f"{entry.seconds:.1f}", f"{entry.peak_bytes / 2**20:.0f}",
-         *(_number(entry, name) for name in _SCORES)]
-        for entry in made
-    ]  # fmt: skip
-    head = ["method", "seconds", "peak, MiB", *_SCORES.values()]
     notes = [f"{entry.method} ({entry.model}): {entry.note}" for entry in entries if entry.note]
-    clip = comparison.judges[0]["name"]
     sections = [
         section("Results", _grid(names, pictures)),
-        section("Time, memory, scores", table(head, rows, _ABOUT.format(clip=clip))),
+        section("Time, memory, scores", table(*_rows(comparison), _about(comparison))),
         *([section("Notes", *map(paragraph, notes))] if notes else []),
     ]
     wish = f"“{request.source_caption}” to “{request.target_caption}”"
@@ -256,11 +251,23 @@ def _report(comparison: Comparison) -> str:
     return page(wish, f"Every method once, seed {request.seed}.{asked}", sections)
 
 
-_ABOUT = (
-    "Seconds of the edit with its tuning or inversion, without loading. Memory is the whole process's; on a "
-    "GPU, that of PyTorch's tensors. The CLIP is {clip}: text2live is trained on the CLIP that it is given, "
-    "so where that is the same one, its scores flatter it."
-)
+def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table."""
+    rows = [
+        [entry.method, f"{entry.seconds:.1f}", f"{entry.peak_bytes / 2**20:.0f}",
+         *(_number(entry, name) for name in _SCORES)]
+        for entry in comparison.entries if entry.result is not None
+    ]  # fmt: skip
+    return ["method", "seconds", "peak, MiB", *_SCORES.values()], rows
+
+
+def _about(comparison: Comparison) -> str:
+    clip = comparison.judges[0]["name"]
+    return (
+        "Seconds of the edit with its tuning or inversion, without loading. Memory is the whole process's; "
+        f"on a GPU, that of PyTorch's tensors. The CLIP is {clip}: text2live is trained on the CLIP that it "
+        "is given, so where that is the same one, its scores flatter it."
+    )
 
 
 def _grid(names: Sequence[str], pictures: Sequence[Image.Image]) -> str:
