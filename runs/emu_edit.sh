@@ -49,7 +49,8 @@ arm() {
   local recipe="$1" name="$2"
   shift 2
   "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$STORYBOOK/things" --data "$WORK/vision" \
-    --init-from "$START" --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" --steps "$STEPS" --batch-size "$BATCH" "$@"
+    --init-from "$START" --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" \
+    --steps "$STEPS" --batch-size "$BATCH" "$@"
 }
 arm emu-edit tasks
 arm emu-edit no-vision --task-weights "$NO_VISION"

@@ -174,22 +174,44 @@ def derive_data(
     source: _Source,
     folder: Annotated[Path, typer.Argument(help="The new folder.")],
     tasks: Annotated[
-        str, typer.Option(help="color, sketch, text, depth: some of them, with commas between.")
-    ] = "color,sketch,text",
+        str,
+        typer.Option(
+            help="Some of color, sketch, text, style; with models depth, normal, pose, detect, segment, "
+            "segmentation."
+        ),
+    ] = "color,sketch,text,style",
     depth: Annotated[
-        str | None, typer.Option(help="A depth model, such as depth-anything/Depth-Anything-V2-Small-hf.")
+        str | None,
+        typer.Option(help="For depth and normal: such as depth-anything/Depth-Anything-V2-Small-hf."),
     ] = None,
+    pose: Annotated[
+        str | None,
+        typer.Option(help="For pose: such as PekingU/rtdetr_v2_r18vd+usyd-community/vitpose-base-simple."),
+    ] = None,
+    grounder: Annotated[
+        str | None,
+        typer.Option(help="For detect, segment and segmentation: such as CIDAS/clipseg-rd64-refined."),
+    ] = None,
+    things: Annotated[
+        str, typer.Option(help="What it looks for, where a caption names it, with commas between.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn for each pair.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
 ) -> None:
     """Make pairs that follow from one picture each, of the pictures before the edits of a data set.
 
-    Colour and light, outlines and depth (to and from), lettering (put on, taken off): one of each task a row.
+    Of each task one a row, where what it is about is found: styles, colour and light; outlines, depth,
+    normals, skeletons and maps (to and from); lettering (put on, taken off); boxes around things, and their
+    shapes.
     """
     from wordbrush.data.sources import convert
     from wordbrush.datagen.derived import Deriver
+    from wordbrush.editors.settings import parse_words
 
-    deriver = Deriver.load(tasks.split(","), depth=depth, seed=seed, device=device)
+    deriver = Deriver.load(
+        parse_words(tasks), depth=depth, pose=pose, grounder=grounder, things=parse_words(things),
+        seed=seed, device=device,
+    )  # fmt: skip
     with _counting("Deriving") as on_row:
         count = convert(source, folder, "parquet", choose=deriver, on_row=on_row)
     print(f"{count} rows in {folder}")

@@ -24,7 +24,7 @@ from wordbrush.perception.clip import Clip
 from wordbrush.perception.features import EfficientNetLite0, efficientnet_lite0_distance
 from wordbrush.storybook.catalogue import INDOORS
 from wordbrush.storybook.recogniser import Facts
-from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.render import Mask, Renderer
 from wordbrush.storybook.scenes import SLOTS, Scene, draw_scene, scene_rng
 from wordbrush.storybook.wording import caption
 
@@ -41,7 +41,7 @@ class HeldOut:
 
     scenes: list[Scene]
     pictures: list[Image.Image]
-    masks: list[np.ndarray[Any, np.dtype[np.bool_]]]
+    masks: list[Mask]
 
     @classmethod
     def render(cls, render: Renderer, count: int) -> HeldOut:

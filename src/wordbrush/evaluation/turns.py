@@ -27,7 +27,7 @@ from wordbrush.evaluation.storybook import Case, make_case
 from wordbrush.progress import Show, silent
 from wordbrush.storybook.edits import WEIGHTS, SceneEdit, draw_operation, edit_scene, render_edit
 from wordbrush.storybook.recogniser import Recogniser
-from wordbrush.storybook.render import Renderer
+from wordbrush.storybook.render import Mask, Renderer
 from wordbrush.storybook.scenes import draw_scene, scene_rng
 from wordbrush.types import Editor, EditRequest
 
@@ -40,7 +40,6 @@ _FROM = 700_000_000
 """Seeds of sessions are others than those of scenes and of vision edits."""
 _MOST = 0.8
 """Share of a picture that a session's regions may cover in the end."""
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from wordbrush.storybook.catalogue import (
     TONES,
     WEATHERS,
 )
-from wordbrush.storybook.render import BASE_SIZE, SLOT_PLACE
+from wordbrush.storybook.render import BASE_SIZE, SLOT_PLACE, Mask
 from wordbrush.storybook.scenes import SIZES, SLOTS, Item, Scene
 
 Facts = dict[str, str | float]
@@ -79,7 +79,7 @@ def item_side(item: Item) -> float:
     return BASE_SIZE * SLOT_PLACE[item.slot][2] * SIZES[item.size] * item.scale
 
 
-def facts(scene: Scene, masks: np.ndarray[Any, np.dtype[np.bool_]] | None = None) -> Facts:
+def facts(scene: Scene, masks: Mask | None = None) -> Facts:
     """What can be seen in a scene.
 
     Args:
@@ -122,7 +122,7 @@ def slot_facts(scene: Scene, slot: str) -> Facts:
     return found
 
 
-def _is_clear(scene: Scene, number: int, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+def _is_clear(scene: Scene, number: int, mask: Mask) -> bool:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return False

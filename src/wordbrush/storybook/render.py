@@ -15,7 +15,8 @@ from wordbrush.storybook.scenes import SIZES, Item, Scene
 from wordbrush.storybook.sprites import Array, SpriteLibrary
 from wordbrush.storybook.styles import apply_style, apply_tone
 
-Masks = np.ndarray[Any, np.dtype[np.bool_]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+"""(H, W), or (N, H, W) of several things."""
 
 # slot -> (x of the centre, y of the foot, depth factor of the size), as fractions of the picture. They are
 # sixteenths: at 128 px a thing lies alike on the cells of 8 px that an autoencoder makes one latent of, in
@@ -40,7 +41,7 @@ class Rendered:
     """
 
     image: Image.Image
-    masks: Masks
+    masks: Mask
     depth: Array
 
 
@@ -63,14 +64,14 @@ class Renderer:
         picture = Image.fromarray((canvas.clip(0, 1) * 255).round().astype(np.uint8))
         return Rendered(apply_style(apply_tone(picture, scene.tone), scene.style), masks, depth)
 
-    def _photograph(self, scene: Scene) -> tuple[Array, Masks, Array]:
+    def _photograph(self, scene: Scene) -> tuple[Array, Mask, Array]:
         if self.photos is None:
             raise ValueError("this scene needs the photographs")
         canvas = self.photos.crop(scene.photo or 0, scene.seed, self.size) * light(scene.time)
         masks = np.zeros((0, self.size, self.size), dtype=bool)
         return canvas, masks, np.full((self.size, self.size), 0.6, dtype=np.float32)
 
-    def _place(self, scene: Scene) -> tuple[Array, Masks, Array]:
+    def _place(self, scene: Scene) -> tuple[Array, Mask, Array]:
         canvas = background(scene.place, scene.time, scene.weather, scene.seed, self.size)
         masks = np.zeros((len(scene.items), self.size, self.size), dtype=bool)
         depth = _depth(self.size).copy()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from wordbrush.storybook.render import Rendered, Renderer
+from wordbrush.storybook.render import Mask, Rendered, Renderer
 from wordbrush.storybook.scenes import Scene, Split, allowed, draw_scene
 from wordbrush.storybook.wording import caption, phrase, short
 
@@ -121,7 +121,12 @@ def _plain(found: Rendered, edit: VisionEdit) -> Image.Image:
 
 
 def _box(found: Rendered, edit: VisionEdit) -> Image.Image:
-    picture, mask = found.image.copy(), found.masks[edit.item or 0]
+    return boxed(found.image, found.masks[edit.item or 0])
+
+
+def boxed(picture: Image.Image, mask: Mask) -> Image.Image:
+    """A copy with a red box around what the mask (H, W) is true on; as it is if that is nothing."""
+    picture = picture.copy()
     box = Image.fromarray(mask).getbbox()
     if box is not None:
         width = max(1, round(_LINE * picture.width))
@@ -131,8 +136,13 @@ def _box(found: Rendered, edit: VisionEdit) -> Image.Image:
 
 
 def _shape(found: Rendered, edit: VisionEdit) -> Image.Image:
-    pixels = np.array(found.image)
-    pixels[found.masks[edit.item or 0]] = SHAPE_COLOUR
+    return filled(found.image, found.masks[edit.item or 0])
+
+
+def filled(picture: Image.Image, mask: Mask) -> Image.Image:
+    """A copy that is magenta where the mask (H, W) is true."""
+    pixels = np.array(picture)
+    pixels[mask] = SHAPE_COLOUR
     return Image.fromarray(pixels)
 
 
@@ -158,9 +168,15 @@ def sketch(picture: Image.Image) -> Image.Image:
 
 
 def _map(found: Rendered, edit: VisionEdit) -> Image.Image:
-    pixels = np.zeros((*found.masks.shape[1:], 3), dtype=np.uint8)
-    for item, mask in zip(edit.scene.items, found.masks, strict=True):
-        pixels[mask] = SLOT_COLOURS[item.slot]
+    return coloured(found.masks, [SLOT_COLOURS[item.slot] for item in edit.scene.items])
+
+
+def coloured(masks: Iterable[Mask], colours: Iterable[tuple[int, int, int]]) -> Image.Image:
+    """A map of things (N, H, W), each in its colour; later ones over earlier ones, the ground is black."""
+    found = list(masks)
+    pixels = np.zeros((*found[0].shape, 3), dtype=np.uint8)
+    for mask, colour in zip(found, colours, strict=True):
+        pixels[mask] = colour
     return Image.fromarray(pixels)
 
 
@@ -199,7 +215,7 @@ def _contoured(found: Rendered, edit: VisionEdit) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def contours(found: Rendered) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def contours(found: Rendered) -> Mask:
     """(H, W): the pixels along the inner rim of every thing."""
     lines = np.zeros(found.masks.shape[1:], dtype=bool)
     for mask in found.masks:

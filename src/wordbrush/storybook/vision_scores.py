@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from wordbrush.storybook.render import Rendered
+from wordbrush.storybook.render import Mask, Rendered
 from wordbrush.storybook.vision import (
     BOX_COLOUR,
     CONTOUR_COLOUR,
@@ -19,7 +19,6 @@ from wordbrush.storybook.vision import (
 
 _NEAR = 80
 """How far each channel of a pixel may be from a colour to count as it: autoencoders smear thin lines."""
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def overlap(edit: VisionEdit, found: Rendered, edited: Image.Image) -> float | None:
