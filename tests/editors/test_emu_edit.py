@@ -7,37 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import wordbrush
 from tests import tiny
+from tests.tasked import teach
 from wordbrush import EditRequest, ModelError, UsageError
 from wordbrush.cli import main
 from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
 from wordbrush.tasks import TASKS
-from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2}
 
 
-def embedding(unet: UNet2DConditionModel) -> TaskEmbedding:
-    found = TaskEmbedding.for_unet(unet, list(TASKS))
-    torch.nn.init.normal_(found.to_time.weight)
-    return found
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny editor that takes a task, with an untrained predictor."""
-    torch.manual_seed(0)
-    folder = tiny.save("sd1", tmp_path_factory.mktemp("emu") / "model")
-    unet = take_task(UNet2DConditionModel.from_pretrained(folder, subfolder="unet"))
-    unet.save_pretrained(folder / "unet")
-    embedding(unet).save_pretrained(folder / "task_embedding")
-    recipe = TaskPredictorRecipe(Config(output=folder, width=32, layers=1, vocabulary=320))
-    recipe.export(recipe.model, folder / "task_predictor")
-    return folder
+    return teach(tiny.save("sd1", tmp_path_factory.mktemp("emu") / "model"))
 
 
 def edited(editor: Any, picture: Image.Image, **asked: Any) -> bytes:
@@ -76,6 +61,7 @@ def test_without_a_task_the_predictor_chooses_and_says_how_sure_it_is(checkpoint
     editor = wordbrush.load(checkpoint, "emu-edit", **OPTIONS)
     result = editor.edit(EditRequest(picture, "make it night", seed=1, num_variations=2))
     (first, sure), (second, less) = result.intermediates["task"][0]
+    assert [name for name, _ in result.settings["tasks"]] == [first, second]
     assert (
         first in TASKS and second in TASKS and 0 < less <= sure < 1 and len(result.intermediates["task"]) == 2
     )

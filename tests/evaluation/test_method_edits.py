@@ -60,7 +60,7 @@ def test_the_middle_of_a_curve_lies_between_its_ends_or_does_not():
         }
 
     assert conclude(line, at(0.1, 0.3, 0.4)).count("lies between") == 2
-    assert conclude(line, at(0.1, 0.5, 0.4)).count("lies not between") == 2
+    assert conclude(line, at(0.1, 0.5, 0.4)).count("does not lie between") == 2
     assert conclude(parse_lines("imagic:eta=0/1", "storybook")[0], {}) == ""
 
 
@@ -100,7 +100,7 @@ def test_the_command_measures_and_goes_on(
     assert {(labels[1], "clip_sim_1"), (labels[3], "kept"), (labels[2], "clip_sim_dir")} <= keys
     assert len(list((tmp_path / "cache" / "tuned").iterdir())) == 4  # once for each picture
     table = (out / "table.md").read_text()
-    assert all(f"| {label} | " in table for label in found["means"]) and "imagic at eta 0.5: " in table
+    assert all(f"| {label} | " in table for label in found["means"]) and "imagic, model steps 1 at eta 0.5: " in table
     html = (out / "report.html").read_text()
     assert html.count("<img") == 2 * (2 + 4) and "by eta" in html and "<svg" in html
 

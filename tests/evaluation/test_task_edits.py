@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from tests.evaluation import models
+from tests.tasked import teach
 from wordbrush.cli import main
-from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
+from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector
 from wordbrush.errors import UsageError
 from wordbrush.evaluation import task_edits
 from wordbrush.evaluation.task_edits import (
@@ -27,7 +27,6 @@ from wordbrush.storybook.recogniser import facts
 from wordbrush.storybook.render import Renderer
 from wordbrush.storybook.vision_scores import overlap
 from wordbrush.tasks import TASKS as KNOWN
-from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +106,7 @@ def test_what_marks_nothing_has_no_overlap_but_a_scene_to_be_seen(cases: list[An
 @pytest.fixture(scope="module")
 def tasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An editor of native size 32 px that takes a task, with an untrained predictor."""
-    folder = models.save_editor(tmp_path_factory.mktemp("tasked"))
-    unet = take_task(UNet2DConditionModel.from_pretrained(folder, subfolder="unet"))
-    unet.save_pretrained(folder / "unet")
-    TaskEmbedding.for_unet(unet, list(KNOWN)).save_pretrained(folder / "task_embedding")
-    recipe = TaskPredictorRecipe(Config(output=folder, width=32, layers=1, vocabulary=320))
-    recipe.export(recipe.model, folder / "task_predictor")
-    return folder
+    return teach(models.save_editor(tmp_path_factory.mktemp("tasked")))
 
 
 def test_a_model_with_tasks_is_told_them_and_predicts_them(tasked: Path, tiny_editor: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ from wordbrush.serving.visits import Visits
 from wordbrush.types import Editor
 
 
-def menu(model: Path, safety: Safety | None = None, **settings: Any) -> Menu:
+def menu(model: Path, safety: Safety | None = None, first: str = "instruct-pix2pix", **settings: Any) -> Menu:
     """Of one model, whose methods have these settings."""
 
     def load(name: str, method: str) -> Editor:
@@ -25,7 +25,7 @@ def menu(model: Path, safety: Safety | None = None, **settings: Any) -> Menu:
     def defaults(_: str, method: str) -> Any:
         return make_settings(find_method(method).settings, settings)
 
-    return Menu([str(model)], load, defaults)
+    return Menu([str(model)], load, defaults, first=first)
 
 
 @contextmanager

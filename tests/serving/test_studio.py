@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.serving import studios
+from tests.tasked import teach
 from wordbrush.editors.session_file import load_session
 from wordbrush.provenance import read_provenance
 from wordbrush.safety import Safety
@@ -24,6 +26,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A camera that shows a test picture, to whoever asks."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def studio(tiny_checkpoint: Path) -> Iterator[tuple[str, Visits]]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *_CAMERA])
         yield browser
         browser.close()
 
@@ -52,7 +56,7 @@ def phone(browser: Any, studio: tuple[str, Visits]) -> Iterator[Any]:
 
 def _open(browser: Any, url: str, viewport: dict[str, int]) -> Iterator[Any]:
     """A page that may ask nobody but its own server for anything."""
-    page = browser.new_page(viewport=viewport)
+    page = browser.new_page(viewport=viewport, permissions=["camera", "clipboard-read", "clipboard-write"])
     page.set_default_timeout(30_000)
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url))
@@ -237,6 +241,125 @@ def test_everything_that_can_be_pressed_has_a_name(page: Any, photo: Path):
             .map(e => e.outerHTML.slice(0, 200))"""
     )
     assert nameless == []
+
+
+def test_a_picture_is_pasted(page: Any, photo: Path):
+    page.evaluate(
+        """async data => {
+            const blob = await (await fetch(data)).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+        }""",
+        f"data:image/png;base64,{b64encode(photo.read_bytes()).decode()}",
+    )
+    for _ in range(2):  # and again
+        page.keyboard.press("Control+V")
+        page.locator("#view img").wait_for()
+        edit(page, "make it night")
+        page.get_by_role("button", name="New picture").click()
+        page.locator("#drop").wait_for()
+
+
+def test_a_picture_is_taken_by_the_camera(page: Any):
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_role("button", name="capture photo").click()
+    page.locator("#view img").wait_for()
+    assert page.locator("#view img").evaluate("image => image.naturalWidth") >= 640
+
+
+def test_a_task_is_found_and_can_be_chosen(browser: Any, tmp_path: Path, photo: Path):
+    model = teach(tiny.save("sd1", tmp_path / "tasks"))
+    with studios.running(model, first="emu-edit", steps=1) as (url, _):
+        for page in _open(browser, url, DESKTOP):
+            begin(page, photo)
+            edit(page, "make it night")
+            assert re.search(r"Taken as: \w+ \(\d+%\), \w+ \(", page.locator("#notice").inner_text())
+            page.get_by_role("tab", name="Settings").click()
+            page.get_by_label("Task").fill("depth")
+            page.keyboard.press("Enter")
+            edit(page, "make it day")
+            assert "Taken as: depth (100%)" in page.locator("#notice").inner_text()
+            page.get_by_role("tab", name="History").click()
+            page.get_by_role("button", name="Edit turn 1 again").click()
+            page.locator("#notice", has_text="The original").wait_for()
+            page.get_by_role("tab", name="Settings").click()
+            assert page.get_by_label("Task").input_value() == "found from the words"
+
+
+def test_what_the_keyboard_is_at_is_seen(page: Any, photo: Path):
+    begin(page, photo)
+    page.locator("#theme").focus()
+    seen = set[str]()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        name, width = page.evaluate(
+            """() => {
+                const at = document.activeElement;
+                const ring = at.closest("#go") && at.tagName === "TEXTAREA" ? null : getComputedStyle(at);
+                const shadow = getComputedStyle(document.getElementById("go")).boxShadow;
+                return [at.outerHTML.slice(0, 160),
+                        ring ? parseFloat(ring.outlineWidth) * (ring.outlineStyle !== "none")
+                             : 3 * shadow.includes("3px")];
+            }"""
+        )
+        if not name.startswith("<body"):  # between the last and the first
+            assert width >= 2, name
+            seen.add(name)
+    assert len(seen) > 12
+
+
+CONTRASTS = """() => {
+    const numbers = text => {
+        const [r, g, b, a = 1] = text.match(/[0-9.]+/g).map(Number);
+        return text.startsWith("color(") ? [r * 255, g * 255, b * 255, a] : [r, g, b, a];
+    };
+    const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) =>
+        0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    const ground = element => {
+        const layers = [];
+        for (let at = element; at; at = at.parentElement)
+            layers.push(numbers(getComputedStyle(at).backgroundColor));
+        return layers.reduceRight(
+            (below, [r, g, b, a]) => [r, g, b].map((c, i) => a * c + (1 - a) * below[i]), [255, 255, 255]
+        );
+    };
+    const letters = /[\\p{L}\\p{N}]/u;
+    const says = e => e.value || [...e.childNodes].some(n => n.nodeType === 3 && letters.test(n.data));
+    return [...document.querySelectorAll(".gradio-container *")]
+        .filter(e => e.checkVisibility({opacityProperty: true, visibilityProperty: true}))
+        .filter(e => !e.closest("script, style, svg, [disabled]") && says(e))
+        .map(e => {
+            const [one, other] = [light(numbers(getComputedStyle(e).color)), light(ground(e))];
+            const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+            return [ratio, e.outerHTML.slice(0, 120)];
+        });
+}"""
+"""WCAG 2's contrast of every text that is seen, with the element."""
+
+
+def test_texts_can_be_read_in_the_light_and_in_the_dark(page: Any, photo: Path):
+    grounds = list[str]()
+    for _ in range(2):
+        grounds.append(page.locator(".gradio-container").evaluate("e => getComputedStyle(e).backgroundColor"))
+        assert [found for found in page.evaluate(CONTRASTS) if found[0] < 4.5] == []
+        begin(page, photo)
+        edit(page, "make it night")
+        for tab in ("History", "Settings", "Explore"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(300)
+            found = page.evaluate(CONTRASTS)
+            assert len(found) > 10 and [pair for pair in found if pair[0] < 4.5] == []
+        page.get_by_role("button", name="New picture").click()
+        page.locator("#drop").wait_for()
+        page.locator("#theme").click()
+    assert grounds[0] != grounds[1]
+
+
+def test_the_page_stands_in_the_middle_of_a_wide_window(browser: Any, studio: tuple[str, Visits]):
+    for page in _open(browser, studio[0], {"width": 1920, "height": 900}):
+        box = page.locator("#header").bounding_box()
+        assert box["x"] + box["width"] / 2 == pytest.approx(960, abs=8)
 
 
 @pytest.mark.long

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wordbrush.diffusion.conditioning import Conditioning
@@ -15,12 +17,14 @@ from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, load_vector
 from wordbrush.editors import METHODS
 from wordbrush.editors.instruct_pix2pix import InstructionEditor
+from wordbrush.editors.jobs import Job
 from wordbrush.editors.latent_editor import Batch, Sample
 from wordbrush.editors.settings import EmuEditSettings
 from wordbrush.editors.task_predictor import PART as PREDICTOR
 from wordbrush.editors.task_predictor import Prediction, TaskPredictor, load_task_predictor
 from wordbrush.errors import ModelError, UsageError
 from wordbrush.models import quiet, resolve
+from wordbrush.types import EditResult
 
 _NO_TASKS = "this checkpoint holds no task embeddings: `wordbrush train emu-edit` makes one that does"
 
@@ -77,6 +81,12 @@ class EmuEdit(InstructionEditor[EmuEditSettings]):
             if other.settings != self.settings:
                 vars(other).pop(name, None)
         return other
+
+    def _result(self, job: Job, samples: Sequence[Sample], pictures: list[Image.Image]) -> EditResult:
+        """With what the instruction was taken for in the record."""
+        result = super()._result(job, samples, pictures)
+        ranked = [[name, round(share, 4)] for name, share in samples[0].intermediates["task"]]
+        return dataclasses.replace(result, settings=result.settings | {"tasks": ranked})
 
     def _branches(self, batch: Batch) -> tuple[Conditioning, Conditioning, Conditioning]:
         """InstructPix2Pix's, each with the task."""

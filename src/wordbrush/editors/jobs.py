@@ -1,6 +1,5 @@
 """What every editor does with a request before and after the work: checks, seeds, and the record."""
 
-import dataclasses
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from wordbrush import __version__, images
 from wordbrush.editors import Method
+from wordbrush.editors.settings import record_of
 from wordbrush.errors import UsageError
 from wordbrush.types import MAX_VARIATIONS, EditRequest
 
@@ -56,7 +56,7 @@ def describe_job(method: Method, job: Job, settings: Any, model: Mapping[str, An
     record |= {name: getattr(request, name) for name in PROMPTS if getattr(request, name)}
     record |= {"negative_prompt": request.negative_prompt}
     record |= {"seed": job.seeds[0], "num_variations": len(job.seeds)}
-    return record | dataclasses.asdict(settings)
+    return record | record_of(settings)
 
 
 def describe_model(

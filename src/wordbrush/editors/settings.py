@@ -332,6 +332,12 @@ class Text2LiveSettings:
         return self
 
 
+def record_of(settings: Any) -> dict[str, Any]:
+    """All settings, and what the preset among them stands for, which may be another in a later version."""
+    found = dataclasses.asdict(settings)
+    return found | {"tuning": dataclasses.asdict(settings.tuning)} if "preset" in found else found
+
+
 def parse_words(words: str | None) -> list[str]:
     """The words or phrases of a list like "cat, old dog"."""
     return [word for part in (words or "").split(",") if (word := part.strip())]

@@ -19,6 +19,7 @@ from typing import Any
 import wordbrush
 from wordbrush.editors import METHODS, settings_for
 from wordbrush.editors.latent_editor import LatentEditor
+from wordbrush.editors.settings import record_of
 from wordbrush.evaluation.examples import Example, digest_of
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
@@ -64,7 +65,7 @@ class Plan:
         return METHODS[line.sweep.method].known({"detail": False} | dict(self.settings))
 
     def _all_settings(self, line: Line) -> dict[str, Any]:
-        return asdict(settings_for(line.model, METHODS[line.sweep.method], self.settings_of(line)))
+        return record_of(settings_for(line.model, METHODS[line.sweep.method], self.settings_of(line)))
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""

@@ -9,7 +9,7 @@ which is the plane of Imagic's figure (2210.09276): its curve over eta, and its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 
 import wordbrush
 from wordbrush.editors import find_method, settings_for
+from wordbrush.editors.settings import record_of
 from wordbrush.errors import UsageError
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
@@ -91,12 +92,13 @@ def parse_lines(text: str, model: str) -> list[Line]:
         sets = [{key: settings[key] for key in values} for settings in sets]  # in the order given
         for settings in sets:
             settings_for(model, method, settings)
-        arms = tuple(Arm(_label(method.name, settings), method.name, settings) for settings in sets)
+        arms = tuple(Arm(label_of(method.name, settings), method.name, settings) for settings in sets)
         found.append(Line(method.name, swept, arms))
     return found
 
 
-def _label(method: str, settings: Mapping[str, str]) -> str:
+def label_of(method: str, settings: Mapping[str, str]) -> str:
+    """A method with some settings, in words."""
     return ", ".join([method, *(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())])
 
 
@@ -140,7 +142,7 @@ class Plan:
 
     def about(self, judges: Sequence[Judge]) -> dict[str, Any]:
         """All that decides the numbers."""
-        own = {arm.label: asdict(self.settings_of(arm)) for arm in self.arms}
+        own = {arm.label: record_of(self.settings_of(arm)) for arm in self.arms}
         names = ("operations", "num", "seed", "shown", "dtype")
         return {name: getattr(self, name) for name in names} | {
             "model": identity(self.model),

@@ -12,7 +12,7 @@ from wordbrush.evaluation.comparison import DISTANCES
 from wordbrush.evaluation.curves import DIRECTION, KEPT
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.kept_pictures import open_jpeg, shown_path
-from wordbrush.evaluation.method_edits import REFERENCES, Line, Plan
+from wordbrush.evaluation.method_edits import REFERENCES, Line, Plan, label_of
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.evaluation.page import figure, page, paragraph, picture_grid, section, table
 from wordbrush.evaluation.plots import LABELS, Place, editability
@@ -85,11 +85,11 @@ def conclude(line: Line, means: Mapping[str, Means]) -> str:
         ("fidelity", "1 - the distance to the picture"),
     ):
         first, middle, last = (means[arm.label][name].value for arm in ends)
-        lies = "between" if min(first, last) <= middle <= max(first, last) else "not between"
+        lies = "lies" if min(first, last) <= middle <= max(first, last) else "does not lie"
         parts.append(
-            f"{what} ({middle:.3f}) lies {lies} that at {at[0]} ({first:.3f}) and at {at[2]} ({last:.3f})"
+            f"{what} ({middle:.3f}) {lies} between that at {at[0]} ({first:.3f}) and at {at[2]} ({last:.3f})"
         )
-    return f"{line.method} at {at[1]}: {'; '.join(parts)}."
+    return f"{_fixed(line)} at {at[1]}: {'; '.join(parts)}."
 
 
 def to_table(means: Mapping[str, Means], sentences: Sequence[str]) -> str:
@@ -130,9 +130,14 @@ def _curve(line: Line, means: Mapping[str, Means]) -> tuple[str, list[Place]]:
         Place(arm.settings.get(line.setting, ""), means[arm.label][SCORE], means[arm.label]["fidelity"])
         for arm in line.arms
     ]
-    fixed = {name: value for name, value in line.arms[0].settings.items() if name != line.setting}
-    label = ", ".join([line.method, *(f"{name.replace('_', ' ')} {value}" for name, value in fixed.items())])
-    return f"{label}, by {line.setting.replace('_', ' ')}" if line.setting else label, places
+    by = f", by {line.setting.replace('_', ' ')}" if line.setting else ""
+    return f"{_fixed(line)}{by}", places
+
+
+def _fixed(line: Line) -> str:
+    """The method, and what is the same along the curve."""
+    settings = {name: value for name, value in line.arms[0].settings.items() if name != line.setting}
+    return label_of(line.method, settings)
 
 
 def _references(means: Mapping[str, Means]) -> list[Place]:

@@ -60,10 +60,11 @@ def picture_grid(
         for name, pictures in rows
     )
     top = f"<thead><tr><th></th>{head}</tr></thead>" if columns else ""
-    return (
-        f"<figure class=pictures><div class=wide><table>{top}<tbody>{body}</tbody></table></div>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    most = max((len(pictures) for _, pictures in rows), default=0)
+    width = f"min-width: {_NAME + 4.6 * most:g}rem; max-width: {_NAME + 10 * most:g}rem"
+    grid = f'<table style="{width}">{top}<tbody>{body}</tbody></table>'
+    about = f"<figcaption>{escape(caption)}</figcaption>"
+    return f"<figure class=pictures><div class=wide>{grid}</div>{about}</figure>"
 
 
 def _cell(picture: Image.Image | None, side: int) -> str:
@@ -77,6 +78,8 @@ def data_uri(picture: Image.Image, side: int) -> str:
     return jpeg_uri(small)
 
 
+_NAME = 8.5
+"""Width of the names of a grid's rows, in letters' heights; its pictures are equally wide."""
 _STYLE = """\
 * { box-sizing: border-box; margin: 0 }
 body {
@@ -103,10 +106,10 @@ th { overflow-wrap: normal }
 td, tbody th { white-space: nowrap }
 thead th { vertical-align: bottom }
 .wide + .wide { margin-top: 1.5rem }
-.pictures table { border: 0; font-size: .78rem }
+.pictures table { border: 0; font-size: .78rem; table-layout: fixed; width: 100% }
 .pictures thead tr { border: 0 }
 .pictures th, .pictures td { padding: 1px; text-align: center; vertical-align: middle }
-.pictures tbody th { text-align: left; padding-right: .6rem; width: 8.5rem; min-width: 7rem; color: #55555c }
-.pictures tbody th { white-space: normal }
-.pictures img { display: block; width: 100%; min-width: 72px; max-width: 160px }
+.pictures thead th:first-child, .pictures tbody th { width: 8.5rem }
+.pictures tbody th { text-align: left; padding-right: .6rem; color: #55555c; white-space: normal }
+.pictures img { display: block; width: 100%; max-width: 160px }
 """

@@ -77,6 +77,7 @@ class Stage:
     found: Any = None
     model: Any = None
     method: Any = None
+    task: Any = None
     seed: Any = None
     variations: Any = None
     explore: Any = None
@@ -108,7 +109,7 @@ class Stage:
     @property
     def asked(self) -> list[Any]:
         """What an edit is asked with, and what "edit this again" therefore sets."""
-        return [*self.texts.values(), self.seed, self.method, *self.knobs.values()]
+        return [*self.texts.values(), self.seed, self.method, self.task, *self.knobs.values()]
 
     @property
     def masks(self) -> list[Any]:
@@ -325,6 +326,7 @@ class Actions:
         return {
             **{group: gr.Column(visible=name == method) for name, group in self.stage.groups.items()},
             **{box: gr.Textbox(visible=name in found.reads) for name, box in self.stage.texts.items()},
+            self.stage.task: gr.Dropdown(visible="task" in found.reads),
             self.stage.explore: gr.Button(interactive={c.name for c in offered(found)} >= SCALES),
         }
 
@@ -450,6 +452,7 @@ class Actions:
         boxes |= {"target_caption": asked.target_caption}
         updates: Updates = {box: boxes[name] for name, box in self.stage.texts.items()}
         updates[self.stage.seed] = "" if asked.seed is None else str(asked.seed)
+        updates[self.stage.task] = asked.task or ""
         if method not in self.stage.groups:  # of a session from elsewhere
             return updates
         found = find_method(method)
@@ -470,6 +473,7 @@ class Actions:
             visit.session.image(),
             **{name: values[name] or "" for name in TEXTS if name in method.reads},
             mask=visit.mask,
+            task=(values["task"] or None) if "task" in method.reads else None,
             seed=whole(values["seed"], "seed"),
             num_variations=int(values["variations"]),
         )

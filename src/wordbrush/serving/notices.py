@@ -27,7 +27,8 @@ def made(turns: Sequence[Turn], seconds: float) -> str:
     seeds = f"seed {turns[0].request.seed}"
     if len(turns) > 1:
         seeds = f"{len(turns)} variations, seeds {turns[0].request.seed} to {turns[-1].request.seed}"
-    return line(f"{words(turns[0])} · {seeds} · {seconds:.1f} s", turns[0].warnings)
+    remarks = [*tasks(turns[0]), *turns[0].warnings]
+    return line(f"{words(turns[0])} · {seeds} · {seconds:.1f} s", remarks)
 
 
 def about(session: Session) -> str:
@@ -41,6 +42,12 @@ def about(session: Session) -> str:
 def words(turn: Turn) -> str:
     """What was asked, in quotation marks, as it was said."""
     return f"“{turn.settings.get('said') or turn.request.instruction or turn.request.target_caption}”"
+
+
+def tasks(turn: Turn) -> list[str]:
+    """What an editor of many tasks took the instruction for, with its second thought."""
+    ranked = turn.settings.get("tasks", [])
+    return [f"Taken as: {', '.join(f'{name} ({share:.0%})' for name, share in ranked)}"] if ranked else []
 
 
 def english(turn: Turn) -> str:

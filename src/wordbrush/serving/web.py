@@ -20,6 +20,7 @@ from wordbrush.serving.examples import INSTRUCTIONS, PICTURES
 from wordbrush.serving.knobs import make_knobs
 from wordbrush.serving.menu import Menu
 from wordbrush.serving.visits import Visits
+from wordbrush.tasks import TASKS
 
 MAX_VARIATIONS = 8
 """That a visitor may ask for at once."""
@@ -134,8 +135,8 @@ def _welcome(stage: Stage) -> gr.Gallery:
             type="filepath",
             image_mode=None,
             height=300,
-            sources=["upload", "clipboard", "webcam"],
-            placeholder="# Drop a picture here\nor click to choose one; paste and camera are below",
+            sources=["upload", "webcam"],  # pasting is studio.js's: gradio's own works once
+            placeholder="# Drop a picture here\nor paste one, or click to choose; the camera is below",
             elem_id="drop",
         )
         # Gradio would open the file by itself, with errors of its own and not the formats that we read.
@@ -257,6 +258,14 @@ def _settings(stage: Stage, menu: Menu) -> None:
     with gr.Row():
         stage.variations = gr.Slider(1, MAX_VARIATIONS, value=1, step=1, label="Variations", min_width=150)
         stage.seed = gr.Textbox(label="Seed", placeholder="drawn at random", min_width=120)
+    stage.task = gr.Dropdown(
+        [("found from the words", ""), *TASKS],
+        value="",
+        label="Task",
+        visible="task" in find_method(menu.first).reads,
+        allow_custom_value=True,  # of a task that the model was taught besides
+        elem_id="task",
+    )
     for method in menu.all_methods():
         _group(stage, menu, method)
     for name, box in stage.texts.items():
@@ -309,6 +318,7 @@ def _wire_edits(
         **stage.texts,
         "model": stage.model,
         "method": stage.method,
+        "task": stage.task,
         "seed": stage.seed,
         "variations": stage.variations,
         **stage.knobs,
@@ -351,7 +361,7 @@ def _wire_edits(
     stage.method.change(
         actions.choose_method,
         [stage.method],
-        [*stage.groups.values(), *stage.texts.values(), stage.explore],
+        [*stage.groups.values(), *stage.texts.values(), stage.task, stage.explore],
         **_QUICK,
     )
 
