@@ -100,7 +100,8 @@ def test_the_command_measures_and_goes_on(
     assert {(labels[1], "clip_sim_1"), (labels[3], "kept"), (labels[2], "clip_sim_dir")} <= keys
     assert len(list((tmp_path / "cache" / "tuned").iterdir())) == 4  # once for each picture
     table = (out / "table.md").read_text()
-    assert all(f"| {label} | " in table for label in found["means"]) and "imagic, model steps 1 at eta 0.5: " in table
+    assert all(f"| {label} | " in table for label in found["means"])
+    assert f"{labels[1].removesuffix(', eta 0')} at eta 0.5: " in table
     html = (out / "report.html").read_text()
     assert html.count("<img") == 2 * (2 + 4) and "by eta" in html and "<svg" in html
 

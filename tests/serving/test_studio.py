@@ -353,6 +353,7 @@ def test_texts_can_be_read_in_the_light_and_in_the_dark(page: Any, photo: Path):
         page.get_by_role("button", name="New picture").click()
         page.locator("#drop").wait_for()
         page.locator("#theme").click()
+        page.wait_for_timeout(500)  # colours change little by little
     assert grounds[0] != grounds[1]
 
 
