@@ -10,7 +10,7 @@ from wordbrush import UsageError
 from wordbrush.cli import main
 from wordbrush.editors import imagic_tuning
 from wordbrush.evaluation.method_edits import REFERENCES, Arm, Line, Plan, parse_lines
-from wordbrush.evaluation.method_report import conclude
+from wordbrush.evaluation.method_report import conclude, names_of
 from wordbrush.evaluation.metrics import Mean
 from wordbrush.storybook.sprites import SpriteLibrary
 
@@ -59,9 +59,18 @@ def test_the_middle_of_a_curve_lies_between_its_ends_or_does_not():
             for arm, x in zip(line.arms, values, strict=True)
         }
 
-    assert conclude(line, at(0.1, 0.3, 0.4)).count("lies between") == 2
-    assert conclude(line, at(0.1, 0.5, 0.4)).count("does not lie between") == 2
-    assert conclude(parse_lines("imagic:eta=0/1", "storybook")[0], {}) == ""
+    assert conclude(line, "imagic", at(0.1, 0.3, 0.4)).count("lies between") == 2
+    assert conclude(line, "imagic", at(0.1, 0.5, 0.4)).count("does not lie between") == 2
+    assert conclude(parse_lines("imagic:eta=0/1", "storybook")[0], "imagic", {}) == ""
+
+
+def test_lines_are_named_by_what_tells_them_apart():
+    lines = parse_lines("imagic:eta=0/1,model_steps=0/120,embedding_rate=0.03", "storybook")
+    assert names_of([*lines, *parse_lines("sdedit:strength=0.4", "storybook")]) == [
+        "imagic, model steps 0",
+        "imagic, model steps 120",
+        "sdedit",
+    ]
 
 
 def test_the_command_measures_and_goes_on(
@@ -101,7 +110,7 @@ def test_the_command_measures_and_goes_on(
     assert len(list((tmp_path / "cache" / "tuned").iterdir())) == 4  # once for each picture
     table = (out / "table.md").read_text()
     assert all(f"| {label} | " in table for label in found["means"])
-    assert f"{labels[1].removesuffix(', eta 0')} at eta 0.5: " in table
+    assert "imagic at eta 0.5: " in table
     html = (out / "report.html").read_text()
     assert html.count("<img") == 2 * (2 + 4) and "by eta" in html and "<svg" in html
 

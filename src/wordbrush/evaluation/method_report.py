@@ -48,9 +48,12 @@ def write_report(plan: Plan, cases: Sequence[Case], journal: Journal, about: Map
     parts = {
         name: {label: _means(scores, label, group) for label in labels} for name, group in groups.items()
     }
-    sentences = [sentence for line in plan.lines if (sentence := conclude(line, whole))]
+    names = names_of(plan.lines)
+    told = zip(plan.lines, names, strict=True)
+    sentences = [sentence for line, name in told if (sentence := conclude(line, name, whole))]
     plain = {label: {name: mean.as_json() for name, mean in means.items()} for label, means in whole.items()}
-    drawn = editability([_curve(line, whole) for line in plan.lines], _references(whole), _kept_label(whole))
+    curves = [_curve(line, name, whole) for line, name in zip(plan.lines, names, strict=True)]
+    drawn = editability(curves, _references(whole), _kept_label(whole))
     files = {
         "results.json": to_json({**about, "means": plain}),
         "table.md": to_table(whole, sentences),
@@ -72,7 +75,21 @@ def _means(
     return {name: mean for name, mean in found.items() if mean}
 
 
-def conclude(line: Line, means: Mapping[str, Means]) -> str:
+def names_of(lines: Sequence[Line]) -> list[str]:
+    """Each line's method with those of its settings that tell it from the others of that method."""
+    found: list[str] = []
+    for line in lines:
+        others = [other.arms[0].settings for other in lines if other.method == line.method]
+        settings = {
+            name: value
+            for name, value in line.arms[0].settings.items()
+            if name != line.setting and any(other.get(name) != value for other in others)
+        }
+        found.append(label_of(line.method, settings))
+    return found
+
+
+def conclude(line: Line, name: str, means: Mapping[str, Means]) -> str:
     """Whether the middle of a curve lies between its ends, in both measures; "" where there is no middle."""
     if len(line.arms) < 3:
         return ""
@@ -80,16 +97,16 @@ def conclude(line: Line, means: Mapping[str, Means]) -> str:
     words = line.setting.replace("_", " ")
     at = [f"{words} {arm.settings[line.setting]}" for arm in ends]
     parts: list[str] = []
-    for name, what in (
+    for measure, what in (
         (SCORE, "the likeness to the caption"),
         ("fidelity", "1 - the distance to the picture"),
     ):
-        first, middle, last = (means[arm.label][name].value for arm in ends)
+        first, middle, last = (means[arm.label][measure].value for arm in ends)
         lies = "lies" if min(first, last) <= middle <= max(first, last) else "does not lie"
         parts.append(
             f"{what} ({middle:.3f}) {lies} between that at {at[0]} ({first:.3f}) and at {at[2]} ({last:.3f})"
         )
-    return f"{_fixed(line)} at {at[1]}: {'; '.join(parts)}."
+    return f"{name} at {at[1]}: {'; '.join(parts)}."
 
 
 def to_table(means: Mapping[str, Means], sentences: Sequence[str]) -> str:
@@ -125,19 +142,13 @@ def _kept_label(means: Mapping[str, Means]) -> str:
     return f"1 - {LABELS[next(name for name in DISTANCES if name in known)]}"
 
 
-def _curve(line: Line, means: Mapping[str, Means]) -> tuple[str, list[Place]]:
+def _curve(line: Line, name: str, means: Mapping[str, Means]) -> tuple[str, list[Place]]:
     places = [
         Place(arm.settings.get(line.setting, ""), means[arm.label][SCORE], means[arm.label]["fidelity"])
         for arm in line.arms
     ]
     by = f", by {line.setting.replace('_', ' ')}" if line.setting else ""
-    return f"{_fixed(line)}{by}", places
-
-
-def _fixed(line: Line) -> str:
-    """The method, and what is the same along the curve."""
-    settings = {name: value for name, value in line.arms[0].settings.items() if name != line.setting}
-    return label_of(line.method, settings)
+    return f"{name}{by}", places
 
 
 def _references(means: Mapping[str, Means]) -> list[Place]:

@@ -42,6 +42,10 @@ LABELS = {
 # Okabe and Ito's: told apart by those who do not see all colours, too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = "osD^vP*"
+_BESIDE = 34
+"""Letters of a label, of which two fit beside each other above a figure."""
+_LEGEND_LINE = 0.17
+"""Inches."""
 _STYLE: dict[Any, Any] = {
     "font.family": "serif",
     "font.serif": ["Source Serif 4", "Noto Serif", "DejaVu Serif"],
@@ -159,7 +163,9 @@ def editability(curves: Sequence[tuple[str, Sequence[Place]]], references: Seque
         kept: The label of the second axis.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        columns = 2 if max(len(label) for label, _ in curves) <= _BESIDE else 1
+        height = 4.3 + _LEGEND_LINE * -(-len(curves) // columns)
+        figure = Figure(figsize=(6.4, height), layout="constrained")
         axes = figure.subplots()
         for number, (label, places) in enumerate(curves):
             colour = _COLOURS[number % len(_COLOURS)]
@@ -175,7 +181,7 @@ def editability(curves: Sequence[tuple[str, Sequence[Place]]], references: Seque
         _name(axes, references, "black")
         axes.set_xlabel(LABELS["clip_sim_1"])
         axes.set_ylabel(kept)
-        axes.legend(frameon=False, loc="best", fontsize=8)
+        figure.legend(frameon=False, loc="outside upper left", fontsize=8, ncols=columns)
         return _svg(figure)
 
 
