@@ -30,7 +30,7 @@ _SETTINGS = {
     "sdedit": {"text_scale": 4.0},
     "prompt-to-prompt": {"steps": 20, "text_scale": 3.0},
     "diffedit": {"steps": 20, "text_scale": 4.0, "mask_threshold": 0.25},
-    "imagic": {"preset": "storybook", "steps": 20, "eta": 0.8, "text_scale": 3.0},
+    "imagic": {"preset": "storybook", "steps": 20, "eta": 1.0, "text_scale": 3.0},
     "text2live": {
         "steps": 150, "width": 32, "num_views": 8, "templates": "plain", "screen_weight": 0.5,
     },
