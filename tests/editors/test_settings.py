@@ -5,7 +5,8 @@ import pytest
 from wordbrush import METHODS, InstructPix2PixSettings, UsageError
 from wordbrush.diffusion.schedulers import SCHEDULERS
 from wordbrush.editors import find_method
-from wordbrush.editors.settings import make_settings
+from wordbrush.editors.imagic_presets import PRESETS
+from wordbrush.editors.settings import make_settings, record_of
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -30,6 +31,14 @@ def test_several_faults_in_one_line() -> None:
     assert str(caught.value).count(";") == 1
     assert "steps is 0" in str(caught.value)
     assert "text_scale is 'much'" in str(caught.value)
+
+
+def test_a_record_says_what_a_preset_stood_for() -> None:
+    settings = make_settings(find_method("imagic").settings, {"preset": "storybook", "model_steps": 7})
+    tuning = record_of(settings)["tuning"]
+    assert tuning["model_steps"] == 7
+    assert tuning["embedding_steps"] == PRESETS["storybook"].embedding_steps
+    assert "tuning" not in record_of(InstructPix2PixSettings())
 
 
 def test_every_scheduler_is_known_to_diffusers() -> None:

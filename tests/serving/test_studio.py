@@ -61,7 +61,7 @@ def _open(browser: Any, url: str, viewport: dict[str, int]) -> Iterator[Any]:
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url))
     page.goto(url)
-    page.locator("#drop").wait_for()
+    is_ready(page)
     yield page
     page.close()
     assert [asked for asked in elsewhere if not asked.startswith((url, "data:", "blob:"))] == []
@@ -71,6 +71,12 @@ def _open(browser: Any, url: str, viewport: dict[str, int]) -> Iterator[Any]:
 def photo(tmp_path: Path, picture: Image.Image) -> Path:
     picture.save(tmp_path / "dog.png")
     return tmp_path / "dog.png"
+
+
+def is_ready(page: Any) -> None:
+    """A new picture can be given: studio.js listens, and the file chooser is there."""
+    page.locator("#theme[aria-label]").wait_for()
+    page.locator("#drop input[type=file]").wait_for(state="attached")
 
 
 def begin(page: Any, file: Path) -> None:
@@ -256,7 +262,7 @@ def test_a_picture_is_pasted(page: Any, photo: Path):
         page.locator("#view img").wait_for()
         edit(page, "make it night")
         page.get_by_role("button", name="New picture").click()
-        page.locator("#drop").wait_for()
+        is_ready(page)
 
 
 def test_a_picture_is_taken_by_the_camera(page: Any):
