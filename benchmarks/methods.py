@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("arms", nargs="*", choices=[*ARMS, []], metavar="ARM")  # [] as in speed.py
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", "-o", type=Path, default=Path("out/methods"))
+    parser.add_argument("--output", "-o", type=Path, default=Path("out/benchmark-methods"))
     parser.add_argument("--arm", choices=list(ARMS), help=argparse.SUPPRESS)
     return parser.parse_args()
 

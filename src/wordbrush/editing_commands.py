@@ -124,6 +124,8 @@ def edit(
             save_image(result.intermediates[name][0], path, settings=unmarked, overwrite=force)
     if ranked := result.intermediates.get("task"):
         say("task: " + ", ".join(f"{name} ({share:.0%})" for name, share in ranked[0]))
+    if decibels := result.intermediates.get("reconstruction_psnr"):
+        say(f"the picture comes back from its inversion at {decibels[0]:.1f} dB")
     _warn(result.warnings)
     print(*paths, sep="\n")
 
@@ -230,7 +232,7 @@ def compare(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the results in the folder.")] = False,
 ) -> None:
-    """Edit a picture by every method, side by side with time, memory and scores.
+    """Edit a picture by every method of the model, side by side with time, memory and scores.
 
     --method takes some of them, with commas between; METHOD=MODEL is one with a model of its own. A setting
     that is given counts for every method that has it. The folder gets every result, report.html, sheet.png
@@ -256,12 +258,19 @@ def run_methods(
     folder: Path,
     show: "Show",
 ) -> None:
-    """Run a list of methods (None: all) on a request, and write the report."""
+    """Run a list of methods (None: all that the model fits) on a request, and write the report."""
+    from wordbrush.editors import METHODS
+    from wordbrush.editors.fitting import fitting_methods
     from wordbrush.evaluation.compare import Run, compare_methods, parse_methods, write_report
     from wordbrush.recipe import Recipe
 
     recipe = setup.over(Recipe())
     runs: list[Run] = []
+    if methods is None:
+        fitting = [method.name for method in fitting_methods(recipe.model)]
+        if others := sorted(set(METHODS) - set(fitting)):
+            say(f"{recipe.model} is no model for {', '.join(others)}: --method {others[0]}=MODEL compares it")
+        methods = ",".join(fitting)
     for name, model in parse_methods(methods, setup.settings).items():
         own = recipe.model_copy(update={"method": name, "model": model or recipe.model})
         runs.append(Run(name, own.model, partial(setup.narrowed(name).load, own)))

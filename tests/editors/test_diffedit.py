@@ -129,6 +129,20 @@ def test_an_empty_mask_keeps_the_picture_and_says_so(family: str, picture: Image
         assert sum("mask is empty" in warning for warning in result.warnings) == 1
 
 
+def test_too_few_steps_for_the_strength_are_remarked(picture: Image.Image):
+    which = editor(steps=1, strength=0.8)
+    found, (result,) = run(which, request(picture))
+    assert torch.equal(found, clean(which, picture))
+    assert sum("nothing was edited" in warning for warning in result.warnings) == 1
+
+
+def test_a_found_mask_can_be_grown(picture: Image.Image):
+    results = [run(editor(mask_dilate=blocks), request(picture))[1][0] for blocks in (0, 1)]
+    before, after = (array(result.intermediates["mask"][0]) for result in results)
+    assert (after >= before).all()
+    assert (after > before).any()
+
+
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_a_full_mask_gives_unmasked_sampling(strength: float, picture: Image.Image):
     which = editor(strength=strength, mask_threshold=0.0)

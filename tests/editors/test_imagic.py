@@ -1,8 +1,11 @@
 """Imagic at its limits, on tiny random models: nothing tuned, nothing moved, stopped halfway."""
 
 import json
+import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,14 @@ from wordbrush.editors import imagic_tuning
 from wordbrush.editors.imagic import Imagic
 from wordbrush.editors.imagic_presets import PRESETS
 from wordbrush.editors.settings import ImagicSettings, make_settings
+from wordbrush.editors.textual_inversion import save_concept
 from wordbrush.editors.tuned_picture import TunedPicture
 from wordbrush.errors import WordbrushError
 
 TARGET = "a sitting dog"
+AS_TUNED: dict[str, Any] = {
+    "embedding_steps": None, "model_steps": None, "embedding_rate": None, "model_rate": None,
+}  # fmt: skip
 FEW: dict[str, Any] = {"embedding_steps": 3, "model_steps": 4, "embedding_rate": 1e-2, "model_rate": 1e-3}
 
 
@@ -175,11 +182,36 @@ def test_a_tuned_picture_is_used_again(checkpoint: Path, picture: Image.Image, c
     request = EditRequest(picture, target_caption=TARGET, seed=3)
     first = load(checkpoint, lora_rank=2).edit(request)
     folder, steps = next(cache.iterdir()), list[int]()
-    tuned = load(checkpoint, tuned=str(folder), lora_rank=None)
+    tuned = load(checkpoint, tuned=str(folder), **AS_TUNED)
     again = tuned.edit(EditRequest(picture, seed=3), on_step=lambda info: steps.append(info.num_steps))
     assert np.array_equal(first.images[0], again.images[0])
     assert steps == [4] * 4
     assert again.settings["target_caption"] == TARGET
+    assert again.settings["tuning"] == first.settings["tuning"] != asdict(PRESETS["diffusers"])
+
+
+def test_ctrl_c_in_the_middle_of_a_step_keeps_what_was_tuned(
+    checkpoint: Path, picture: Image.Image, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    request = EditRequest(picture, target_caption=TARGET, seed=0)
+    expected = final_latents(load(checkpoint, keep_tuned=False), request)
+    forward, passes = diffusers.UNet2DConditionModel.forward, count(1)
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> Any:
+        if next(passes) == 4:  # the second step, behind two looks at the loss
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(diffusers.UNet2DConditionModel, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load(checkpoint).edit(request)
+    assert [file.name for folder in cache.iterdir() for file in folder.iterdir()] == ["state.pt"]
+    steps: list[int] = []
+    editor = load(checkpoint)
+    editor.edit(request, on_step=lambda info: steps.append(info.step))
+    assert steps[0] == 2
+    assert torch.equal(final_latents(editor, request), expected)
 
 
 def test_gradient_checkpointing_changes_nothing(checkpoint: Path, picture: Image.Image):
@@ -259,22 +291,40 @@ def test_a_tuned_picture_is_for_its_picture_caption_and_model(
     request = EditRequest(picture, target_caption=TARGET, seed=3)
     load(checkpoint, lora_rank=2).edit(request)
     folder = str(next(cache.iterdir()))
-    editor = load(checkpoint, tuned=folder)
+    editor = load(checkpoint, tuned=folder, **AS_TUNED)
     with pytest.raises(UsageError, match="another picture"):
         editor.edit(EditRequest(picture.rotate(180)))
     with pytest.raises(UsageError, match="for the target 'a sitting dog', not 'a cat'"):
         editor.edit(EditRequest(picture, target_caption="a cat"))
     other = tiny.save("sd1", tmp_path / "other", in_channels=4, vae="tiny", seed=1)
     with pytest.raises(UsageError, match="another model"):
-        load(other, tuned=folder).edit(EditRequest(picture))
-    load(checkpoint, torch.bfloat16, tuned=folder).edit(EditRequest(picture, seed=0))
+        load(other, tuned=folder, **AS_TUNED).edit(EditRequest(picture))
+    with pytest.raises(UsageError, match="short side of 32 pixels"):
+        load(checkpoint, tuned=folder, size=64, **AS_TUNED).edit(EditRequest(picture))
+    with pytest.raises(UsageError, match="leave out embedding_steps, model_steps"):
+        load(checkpoint, tuned=folder, embedding_rate=None, model_rate=None)
+    load(checkpoint, torch.bfloat16, tuned=folder, **AS_TUNED).edit(EditRequest(picture, seed=0))
+
+
+def test_a_tuned_picture_is_for_the_learned_words_of_its_target(
+    checkpoint: Path, picture: Image.Image, tmp_path: Path
+):
+    save_concept(tmp_path / "zog.safetensors", "<zog>", torch.linspace(-1, 1, 32)[None])
+    options: dict[str, Any] = {"device": "cpu", "size": 32, "steps": 2}
+    word: dict[str, Any] = {"concept": [tmp_path / "zog.safetensors"]}
+    tuner: Any = wordbrush.load(checkpoint, "imagic", **options, **word, embedding_steps=1, model_steps=0)
+    tuner.tune(picture, "a <zog> dog", tmp_path / "tuned")
+    options["tuned"] = str(tmp_path / "tuned")
+    with pytest.raises(UsageError, match="other learned words"):
+        wordbrush.load(checkpoint, "imagic", **options).edit(EditRequest(picture))
+    wordbrush.load(checkpoint, "imagic", **options, **word).edit(EditRequest(picture, seed=0))
 
 
 def test_a_damaged_or_missing_tuned_picture_is_refused(
     checkpoint: Path, picture: Image.Image, cache: Path, tmp_path: Path
 ):
     with pytest.raises(ModelError, match="holds no tuned picture"):
-        load(checkpoint, tuned=str(tmp_path)).edit(EditRequest(picture))
+        load(checkpoint, tuned=str(tmp_path), **AS_TUNED).edit(EditRequest(picture))
     load(checkpoint, lora_rank=2).edit(EditRequest(picture, target_caption=TARGET, seed=3))
     folder = next(cache.iterdir())
     record = json.loads((folder / "tuned.json").read_text())
@@ -284,7 +334,7 @@ def test_a_damaged_or_missing_tuned_picture_is_refused(
     ):
         (folder / file).write_bytes(content)
         with pytest.raises(ModelError, match="is damaged"):
-            load(checkpoint, tuned=str(folder)).edit(EditRequest(picture))
+            load(checkpoint, tuned=str(folder), **AS_TUNED).edit(EditRequest(picture))
 
 
 def test_a_folder_holds_one_run(checkpoint: Path, picture: Image.Image, tmp_path: Path):

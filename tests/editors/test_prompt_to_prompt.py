@@ -141,6 +141,8 @@ def test_local_blend_from_nowhere_to_everywhere(family: str, picture: Image.Imag
     some = latents(editor(family, **blends, blend_threshold=0.9), request(picture))
     kept = torch.isclose(some, source, atol=1e-4).all(1).float().mean()
     assert 0.02 < kept < 0.98
+    held = latents(editor(family, **blends, blend_threshold=0.0, keep_words="a"), request(picture))
+    assert not torch.allclose(held, free, atol=1e-4)
 
 
 def test_masks(picture: Image.Image):
@@ -255,6 +257,7 @@ def test_progress_and_cancelling(picture: Image.Image, cache: Path):
     [
         ({"word_weights": "horse=2"}, "'horse' is not in 'a blue cat'"),
         ({"word_steps": "dog=0.5"}, "'dog' is not in 'a blue cat'"),
+        ({"blend_words": "cat", "keep_words": "horse"}, "'horse' is not in 'a red dog' nor in 'a blue cat'"),
         ({"blend_words": "cat, horse"}, "'horse' is not in 'a red dog' nor in 'a blue cat'"),
         ({"word_steps": "cat=2"}, "window"),
     ],

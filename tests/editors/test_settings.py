@@ -33,6 +33,11 @@ def test_several_faults_in_one_line() -> None:
     assert "text_scale is 'much'" in str(caught.value)
 
 
+def test_words_to_keep_need_words_to_edit() -> None:
+    with pytest.raises(UsageError, match="keep_words takes from the place of blend_words"):
+        make_settings(find_method("prompt-to-prompt").settings, {"keep_words": "dog"})
+
+
 def test_a_record_says_what_a_preset_stood_for() -> None:
     settings = make_settings(find_method("imagic").settings, {"preset": "storybook", "model_steps": 7})
     tuning = record_of(settings)["tuning"]

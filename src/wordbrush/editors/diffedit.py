@@ -15,6 +15,7 @@ from wordbrush.diffusion.sampling import Predict, denoise, predict_noise
 from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.inversion_editor import InversionEditor, OnLatents, later
+from wordbrush.editors.jobs import EMPTY_MASK
 from wordbrush.editors.latent_editor import Batch, Job, Sample, join_texts
 from wordbrush.editors.settings import DiffEditSettings
 from wordbrush.types import EditRequest
@@ -40,6 +41,9 @@ class DiffEdit(InversionEditor[DiffEditSettings]):
         mask = self._masks(batch, source, on_step)
         for sample, one in zip(batch.samples, mask.split(1), strict=True):
             _note(sample, one)
+            if self.settings.strength and not self._depth:
+                steps = f"{self.settings.strength:g} of {self.settings.steps} steps is none"
+                sample.warnings.append(f"nothing was edited, for {steps}: raise steps or strength")
         if not self._depth:
             return source
         trajectory = self.inversions(batch, later(on_step, first)).trajectory
@@ -107,6 +111,8 @@ class DiffEdit(InversionEditor[DiffEditSettings]):
             clamp=settings.mask_clamp,
             extremes=settings.mask_extremes,
         )
+        reach = settings.mask_dilate
+        computed = F.max_pool2d(computed, 2 * reach + 1, stride=1, padding=reach)
         return computed if batch.mask is None else torch.where(own[:, None, None, None], batch.mask, computed)
 
     def _differences(self, batch: Batch, source: Tensor, on_step: OnLatents) -> Tensor:
@@ -158,9 +164,8 @@ def _noises(batch: Batch, count: int) -> Tensor:
 def _note(sample: Sample, mask: Tensor) -> None:
     """Leave the mask (1, 1, h, w) for the result."""
     sample.intermediates["mask"] = _picture(mask, sample.job)
-    if not mask.any():
-        advice = ": lower mask_threshold, or let the captions differ more" if sample.job.mask is None else ""
-        sample.warnings.append(f"the mask is empty, so nothing was edited{advice}")
+    if sample.job.mask is None and not mask.any():
+        sample.warnings.append(f"{EMPTY_MASK}: lower mask_threshold, or let the captions differ more")
 
 
 def _picture(mask: Tensor, job: Job) -> Image.Image:

@@ -18,16 +18,16 @@ from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.sampling import denoise, initial_latents, predict_noise
 from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
-from wordbrush.editors.imagic_tuning import Subject, run_key, tune
+from wordbrush.editors.imagic_tuning import run_key, tune
 from wordbrush.editors.inversion_editor import OnLatents, later
 from wordbrush.editors.jobs import Job
-from wordbrush.editors.latent_editor import Batch
+from wordbrush.editors.latent_editor import Batch, Sample
 from wordbrush.editors.sdedit import TextToImageEditor
 from wordbrush.editors.settings import ImagicSettings
-from wordbrush.editors.tuned_picture import TunedPicture
+from wordbrush.editors.tuned_picture import Subject, TunedPicture
 from wordbrush.errors import OutputError, UsageError
 from wordbrush.outputs import make_folder
-from wordbrush.types import EditRequest
+from wordbrush.types import EditRequest, EditResult
 
 _LIMIT = 4 << 30
 """Bytes of tuned pictures in the cache."""
@@ -88,7 +88,7 @@ class Imagic(TextToImageEditor[ImagicSettings]):
         pixels = job.fit.pixels
         with torch.inference_mode():
             source = self.model.encode_image(pixels, tiled=self.settings.tiled_vae)
-            subject = self._subject(job, source, (pixels.shape[-2], pixels.shape[-1]))
+            subject = self._subject(job, source)
         return self._tune(subject, seed, folder, on_step)
 
     def _tune(
@@ -105,11 +105,17 @@ class Imagic(TextToImageEditor[ImagicSettings]):
             on_step=on_step,
         )
 
-    def _subject(self, job: Job, source: Tensor, size: tuple[int, int]) -> Subject:
-        """What the model is tuned to, for a picture's unscaled latents (1, C, h, w) and working size."""
-        caption = job.request.target_caption
-        ids = self.model.add_time_ids(size, 1)
-        return Subject(job.rgb, self.model.scale_latents(source), caption, self.text([caption]), ids)
+    def _subject(self, job: Job, source: Tensor) -> Subject:
+        """What the model is tuned to, for a picture's unscaled latents (1, C, h, w)."""
+        caption, size = job.request.target_caption, _size(job)
+        return Subject(
+            picture=job.rgb,
+            latents=self.model.scale_latents(source),
+            caption=caption,
+            text=self.text([caption]),
+            size=size,
+            time_ids=self.model.add_time_ids(size, 1),
+        )
 
     @property
     def _tuning_steps(self) -> int:
@@ -118,15 +124,24 @@ class Imagic(TextToImageEditor[ImagicSettings]):
         tuning = self.settings.tuning
         return tuning.embedding_steps + tuning.model_steps
 
+    def _result(self, job: Job, samples: Sequence[Sample], pictures: list[Image.Image]) -> EditResult:
+        """With what a given picture was tuned by in the record, in the place of the preset."""
+        result, tuned = super()._result(job, samples, pictures), self._given()
+        if tuned is None:
+            return result
+        made_by = {"tuning": dataclasses.asdict(tuned.record.tuning)}
+        return dataclasses.replace(result, settings=result.settings | made_by)
+
     def _prepare(self, request: EditRequest) -> Job:
         tuned = self._given()
         if tuned is not None and not request.target_caption.strip():
             request = dataclasses.replace(request, target_caption=tuned.record.caption)
         if not request.target_caption.strip():
-            raise UsageError("imagic needs target caption, which is empty")
+            raise UsageError("imagic needs target caption (--target), which is empty")
         job = super()._prepare(request)
         if tuned is not None:
-            tuned.check(self.model, job.rgb, request.target_caption)
+            caption = request.target_caption
+            tuned.check(self.model, job.rgb, _size(job), caption, self.text([caption]))
         return job
 
     def _given(self) -> TunedPicture | None:
@@ -156,7 +171,7 @@ class Imagic(TextToImageEditor[ImagicSettings]):
 
     def _cached(self, job: Job, batch: Batch, on_step: OnLatents) -> TunedPicture:
         """From the cache, or tuned now."""
-        subject = self._subject(job, batch.source[:1], batch.size)
+        subject = self._subject(job, batch.source[:1])
         key = run_key(self.model, subject, self.settings.tuning)
 
         def report(done: int) -> None:
@@ -224,6 +239,11 @@ def interpolate(optimised: TextEmbeds, target: TextEmbeds, eta: float) -> TextEm
     if optimised.pooled is None or target.pooled is None:
         return TextEmbeds(between(optimised.tokens, target.tokens))
     return TextEmbeds(between(optimised.tokens, target.tokens), between(optimised.pooled, target.pooled))
+
+
+def _size(job: Job) -> tuple[int, int]:
+    """Working height and width."""
+    return job.fit.pixels.shape[-2], job.fit.pixels.shape[-1]
 
 
 def _changed(folder: Path) -> float:

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from PIL import Image
 from torch import Tensor, nn
 
 from wordbrush.diffusion.inversion_cache import inversion_key, model_digest
@@ -27,6 +26,7 @@ from wordbrush.diffusion.loss import diffusion_target
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.editors.imagic_presets import Tuning
 from wordbrush.editors.tuned_picture import (
+    Subject,
     TunedPicture,
     TunedRecord,
     add_adapters,
@@ -34,9 +34,11 @@ from wordbrush.editors.tuned_picture import (
     model_signature,
     picture_digest,
     put_weights,
+    text_signature,
     twin,
 )
 from wordbrush.errors import ModelError, UsageError, WordbrushError, one_line
+from wordbrush.interrupts import held_interrupts
 from wordbrush.outputs import make_folder
 from wordbrush.provenance import atomic_file
 
@@ -47,21 +49,6 @@ _CHECK_NOISES = 8
 _SAVE_SECONDS = 30.0
 _SAVE_SHARE = 0.05
 """Of the time that may go into saving."""
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What a model is tuned to."""
-
-    picture: Image.Image
-    """Of mode "RGB"."""
-    latents: Tensor
-    """float32 (1, C, h, w), scaled."""
-    caption: str
-    text: TextEmbeds
-    """Of the caption, (1, L, D)."""
-    time_ids: Tensor | None = None
-    """SDXL's (1, 6) sizes."""
 
 
 @dataclass(eq=False)
@@ -216,19 +203,31 @@ class _Tuner:
             note()
             run.optimizer = optimizer.state_dict()
 
-        while True:
+        def advance() -> bool:
             due = run.step % _CHECK_STEPS == 0 or run.step >= steps
             if due and len(losses) <= math.ceil(run.step / _CHECK_STEPS):  # else it stands in the state
                 losses.append(self._check(unet, text))
                 _check_finite(losses[-1], run)
             if run.step >= steps or (due and _flat(losses, self.tuning.plateau)):
-                break
+                return False
             optimizer.zero_grad()
             self._loss(unet, text, *self._draw(run)).backward()
             optimizer.step()
             run.step += 1
+            return True
+
+        while self._interruptible(advance, run, snapshot):
             self._report(run, snapshot)
         snapshot()
+
+    def _interruptible(self, advance: Callable[[], bool], run: _Run, snapshot: Callable[[], None]) -> bool:
+        """Advances by a step; a Ctrl-C in it is heard after it, when the state is whole and can be kept."""
+        try:
+            with held_interrupts():
+                return advance()
+        except KeyboardInterrupt:
+            self._save(run, snapshot)
+            raise
 
     def _draw(self, run: _Run) -> tuple[Tensor, Tensor]:
         """Timesteps (B,) and noises (B, C, h, w) of a step."""
@@ -309,6 +308,8 @@ class _Tuner:
             picture=picture_digest(self.subject.picture),
             run=self.key,
             model=model_signature(self.model),
+            target=text_signature(self.subject.text),
+            size=self.subject.size,
             tuning=self.tuning,
             losses=run.losses,
         )

@@ -14,6 +14,7 @@ from wordbrush.editors.settings import record_of
 from wordbrush.errors import UsageError
 from wordbrush.types import MAX_VARIATIONS, EditRequest
 
+EMPTY_MASK = "the mask is empty, so nothing was edited"
 PROMPTS = ("instruction", "source_caption", "target_caption")
 
 
@@ -57,6 +58,11 @@ def describe_job(method: Method, job: Job, settings: Any, model: Mapping[str, An
     record |= {"negative_prompt": request.negative_prompt}
     record |= {"seed": job.seeds[0], "num_variations": len(job.seeds)}
     return record | record_of(settings)
+
+
+def remarks(job: Job) -> list[str]:
+    """What is odd about a request, for the warnings of its result."""
+    return [EMPTY_MASK] if job.mask is not None and bool((job.mask <= -1).all()) else []
 
 
 def describe_model(

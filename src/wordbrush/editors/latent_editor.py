@@ -17,7 +17,7 @@ from wordbrush import images
 from wordbrush.diffusion.model import LatentDiffusion, TextEmbeds
 from wordbrush.diffusion.runtime import prepare_process, resolve_device, resolve_dtype
 from wordbrush.editors import Method
-from wordbrush.editors.jobs import PROMPTS, Job, describe_job, describe_model, prepare_job
+from wordbrush.editors.jobs import PROMPTS, Job, describe_job, describe_model, prepare_job, remarks
 from wordbrush.editors.settings import LatentSettings, make_settings
 from wordbrush.editors.textual_inversion import add_concepts
 from wordbrush.errors import UsageError
@@ -258,6 +258,7 @@ class LatentEditor(ABC, Generic[S]):
             for name, words in dropped.items()
             if words
         ]
+        warnings += remarks(job)
         warnings += dict.fromkeys(warning for sample in samples for warning in sample.warnings)
         intermediates = {name: [s.intermediates[name] for s in samples] for name in samples[0].intermediates}
         return EditResult(pictures, job.seeds, settings, intermediates, warnings)

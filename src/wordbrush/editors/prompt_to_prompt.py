@@ -91,7 +91,8 @@ class PromptToPrompt(InversionEditor[PromptToPromptSettings]):
         job = super()._prepare(request)
         # A word that is missing shows before any work is done.
         self._control([request], None)
-        self._words([request])
+        self._words([request], self.settings.blend_words)
+        self._words([request], self.settings.keep_words)
         return job
 
     def _null_text_settings(self) -> NullTextSettings | None:
@@ -136,9 +137,9 @@ class PromptToPrompt(InversionEditor[PromptToPromptSettings]):
             store=store,
         )
 
-    def _words(self, requests: Sequence[EditRequest]) -> Tensor:
-        """(requests, members, tokens): of the words to blend by, in the captions that have them."""
-        tokenizer, words = self.model.tokenizers[0], parse_words(self.settings.blend_words)
+    def _words(self, requests: Sequence[EditRequest], listed: str | None) -> Tensor:
+        """(requests, members, tokens): of a list of words, in the captions that have them."""
+        tokenizer, words = self.model.tokenizers[0], parse_words(listed)
         for request in requests:
             for word in words:
                 find_words(tokenizer, _captions([request]), word)
@@ -156,7 +157,8 @@ class PromptToPrompt(InversionEditor[PromptToPromptSettings]):
         return [
             LocalBlend(
                 store,
-                self._words(batch.requests),
+                self._words(batch.requests, settings.blend_words),
+                self._words(batch.requests, settings.keep_words) if settings.keep_words else None,
                 threshold=settings.blend_threshold,
                 start=settings.blend_start,
                 level=self._blend_site(batch).level,

@@ -157,6 +157,9 @@ class PromptToPromptSettings(InversionSettings):
     blend_words: str | None = Field(
         None, description="edit only where these words are seen, in either picture, such as 'cat, tiger'"
     )
+    keep_words: str | None = Field(
+        None, description="with blend_words: never edit where these words are seen, such as 'snow'"
+    )
     blend_threshold: float = Field(
         0.3, ge=0, le=1, description="a word is seen where its attention exceeds this part of its maximum"
     )
@@ -184,6 +187,8 @@ class PromptToPromptSettings(InversionSettings):
     def _words(self) -> Self:
         if self.attention_edit not in ("refine", "replace"):
             raise ValueError(f"attention_edit is {self.attention_edit!r}: refine or replace")
+        if self.keep_words and not self.blend_words:
+            raise ValueError("keep_words takes from the place of blend_words: give these, too")
         parse_numbers("word_steps", self.word_steps)
         parse_numbers("word_weights", self.word_weights)
         return self
@@ -194,7 +199,7 @@ class DiffEditSettings(InversionSettings):
     """Settings of DiffEdit (Couairon et al., 2210.11427)."""
 
     strength: float = Field(
-        0.8, ge=0, le=1, description="how far to noise the picture: 0 keeps it, 1 forgets it"
+        0.8, ge=0, le=1, description="how far back into noise the picture is traced: 0 leaves it as it is"
     )
     inversion_scale: float = _scale(
         0.0, "guidance of the inversion by the source caption (paper: 0; diffusers: 7.5)"
@@ -209,6 +214,7 @@ class DiffEditSettings(InversionSettings):
         le=1,
         description="the mask is where they differ by more than this part of the most",
     )
+    mask_dilate: int = Field(0, ge=0, le=64, description="grow the found mask by so many of its blocks")
     mask_clamp: float = Field(
         3.0, ge=1, allow_inf_nan=False, description="the most is this multiple of the mean difference"
     )
@@ -221,7 +227,11 @@ class DiffEditSettings(InversionSettings):
 class TuningSettings:
     """How Imagic tunes a model to a picture; what is not given is as the preset says."""
 
-    preset: str = Field("diffusers", examples=list(PRESETS), description=f"one of {', '.join(PRESETS)}")
+    preset: str = Field(
+        "diffusers",
+        examples=list(PRESETS),
+        description=f"one of {', '.join(PRESETS)}; the checkpoint's own, where it names one",
+    )
     embedding_steps: int | None = Field(
         None, ge=0, le=100_000, description="steps that optimise the caption's embedding"
     )
@@ -265,6 +275,12 @@ class TuningSettings:
         return dataclasses.replace(PRESETS[self.preset], **changes)
 
 
+_OF_THE_TUNING = [
+    name for name, field in vars(TuningSettings)["__pydantic_fields__"].items() if field.default is None
+]
+"""What is given in the place of a preset's numbers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagicSettings(TuningSettings, SamplingSettings):
     """Settings of Imagic (Kawar et al., 2210.09276)."""
@@ -288,6 +304,13 @@ class ImagicSettings(TuningSettings, SamplingSettings):
         description="keep what was tuned in the cache, so that further edits of the picture are quick",
         json_schema_extra=LOCAL,
     )
+
+    @model_validator(mode="after")
+    def _tuned_as_it_is(self) -> Self:
+        given = [name for name in _OF_THE_TUNING if getattr(self, name) is not None]
+        if self.tuned is not None and given:
+            raise ValueError(f"the picture of tuned is tuned already: leave out {', '.join(given)}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

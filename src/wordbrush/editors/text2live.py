@@ -18,7 +18,7 @@ from wordbrush import images
 from wordbrush.diffusion.runtime import prepare_process, resolve_device
 from wordbrush.editors import METHODS
 from wordbrush.editors.edit_layer import LayerGenerator, composite, num_scales
-from wordbrush.editors.jobs import Job, describe_job, describe_model, prepare_job
+from wordbrush.editors.jobs import Job, describe_job, describe_model, prepare_job, remarks
 from wordbrush.editors.settings import Text2LiveSettings, make_settings
 from wordbrush.errors import MissingExtraError, UsageError
 from wordbrush.perception.clip import Clip
@@ -152,6 +152,7 @@ class Text2Live:
             grey = job.fit.inverse(images.resize(region.cpu(), size)).clamp(0, 1)
             found["region"] = [_grey(grey)] * len(layers)
         warnings = ["text2live has no use for a negative prompt"] if job.request.negative_prompt else []
+        warnings += remarks(job)
         settings = describe_job(self.method, job, self.settings, self._record)
         return EditResult([_over(job, layer) for layer in layers], job.seeds, settings, found, warnings)
 

@@ -45,9 +45,30 @@ class TunedRecord(BaseModel):
     """Stands for all that the weights depend on."""
     model: list[float]
     """Of `model_signature`."""
+    target: list[float]
+    """Of `text_signature`, of the caption as it was encoded."""
+    size: tuple[int, int]
+    """The working size, height and width in pixels."""
     tuning: Tuning
     losses: dict[str, list[float]]
     """Of each stage, on noises of its own that stay the same, every 50 steps and at the end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a model is tuned to."""
+
+    picture: Image.Image
+    """Of mode "RGB"."""
+    latents: Tensor
+    """float32 (1, C, h, w), scaled."""
+    caption: str
+    text: TextEmbeds
+    """Of the caption, (1, L, D)."""
+    size: tuple[int, int]
+    """Height and width of the picture as it was encoded, in pixels."""
+    time_ids: Tensor | None = None
+    """SDXL's (1, 6) sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +96,28 @@ class TunedPicture:
             put_weights(unet, self.weights)
         return unet
 
-    def check(self, model: LatentDiffusion, picture: Image.Image, caption: str) -> None:
-        """Raise a `UsageError` unless it was tuned on this model and "RGB" picture, for this caption."""
-        if caption != self.record.caption:
-            raise UsageError(f"the tuned picture is for the target {self.record.caption!r}, not {caption!r}")
-        if picture_digest(picture) != self.record.picture:
+    def check(
+        self,
+        model: LatentDiffusion,
+        picture: Image.Image,
+        size: tuple[int, int],
+        caption: str,
+        text: TextEmbeds,
+    ) -> None:
+        """Raise a `UsageError` unless all are as `Subject` had them, and the model is the same."""
+        record = self.record
+        if caption != record.caption:
+            raise UsageError(f"the tuned picture is for the target {record.caption!r}, not {caption!r}")
+        if picture_digest(picture) != record.picture:
             raise UsageError("the tuned picture is of another picture: give the one that it was made from")
-        if not _similar(model_signature(model), self.record.model):
-            raise UsageError("the tuned picture is of another model: give --model as it was made with")
+        if not _similar(model_signature(model), record.model):
+            raise UsageError("the tuned picture is of another model: give --model and --lora as then")
+        if not _similar(text_signature(text), record.target):
+            raise UsageError("the tuned picture's target has other learned words: give --concept as then")
+        if size != record.size:
+            raise UsageError(
+                f"the tuned picture has a short side of {min(record.size)} pixels: give that as --size"
+            )
 
     def save(self, folder: Path) -> None:
         """Write it into an existing folder; the record, written last, says that it is whole.
@@ -164,6 +199,12 @@ def model_signature(model: LatentDiffusion) -> list[float]:
     parameters: list[Tensor] = [p for p in model.unet.parameters() if p.ndim > 1]
     chosen = parameters[:: max(1, len(parameters) // _SAMPLES)]
     return [float(parameter.detach().flatten()[0]) for parameter in chosen]
+
+
+def text_signature(text: TextEmbeds) -> list[float]:
+    """Values taken from all over an encoded text."""
+    values = text.tokens.detach().float().flatten()
+    return values[:: max(1, len(values) // _SAMPLES)].tolist()
 
 
 def _similar(one: Sequence[float], other: Sequence[float]) -> bool:

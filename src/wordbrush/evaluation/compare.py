@@ -68,6 +68,12 @@ class Entry:
     """Of the whole process; on a GPU, of PyTorch's tensors."""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
+    @property
+    def reconstruction(self) -> float | None:
+        """How well the picture comes back from its inversion, in dB; None where nothing was inverted."""
+        found = self.result and self.result.intermediates.get("reconstruction_psnr")
+        return found[0] if found else None
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -79,13 +85,13 @@ class Comparison:
     """Who gave the scores."""
 
 
-def parse_methods(text: str | None, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Method -> its own model, or "", of a list such as "sdedit,instruct-pix2pix=MODEL"; None: all methods.
+def parse_methods(text: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Method -> its own model, or "", of a list such as "sdedit,instruct-pix2pix=MODEL".
 
     Raises:
         UsageError: a method is unknown, or a setting belongs to none of them.
     """
-    pairs = [part.strip().partition("=") for part in (text or ",".join(METHODS)).split(",")]
+    pairs = [part.strip().partition("=") for part in text.split(",")]
     chosen = {find_method(name).name: model for name, _, model in pairs}
     known = {item.name for name in chosen for item in METHODS[name].settings_fields()}
     if unknown := sorted(set(settings) - known):
@@ -211,6 +217,7 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
         {"method": entry.method, "model": entry.model, "note": entry.note}
         | ({} if entry.result is None else {
             "seconds": round(entry.seconds, 2), "peak_bytes": entry.peak_bytes, **entry.scores,
+            "reconstruction_psnr": entry.reconstruction,
             "settings": entry.result.settings,
         })
         for entry in comparison.entries
@@ -255,10 +262,11 @@ def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table."""
     rows = [
         [entry.method, f"{entry.seconds:.1f}", f"{entry.peak_bytes / 2**20:.0f}",
-         *(_number(entry, name) for name in _SCORES)]
+         *(_number(entry, name) for name in _SCORES),
+         "" if entry.reconstruction is None else f"{entry.reconstruction:.1f}"]
         for entry in comparison.entries if entry.result is not None
     ]  # fmt: skip
-    return ["method", "seconds", "peak, MiB", *_SCORES.values()], rows
+    return ["method", "seconds", "peak, MiB", *_SCORES.values(), "inversion, dB"], rows
 
 
 def _about(comparison: Comparison) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from wordbrush.training.optimizers import OptimizerName
@@ -23,7 +24,9 @@ class LoopConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    output: Path = Field(description="folder of the trained model; state for resuming goes to OUTPUT/state")
+    output: Annotated[Path, typer.Option("--output", "-o")] = Field(
+        description="folder of the trained model; state for resuming goes to OUTPUT/state"
+    )
     steps: Steps
     batch_size: BatchSize
     accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")

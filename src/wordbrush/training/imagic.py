@@ -5,6 +5,7 @@ A run goes on by itself where it stopped; a finished one is left as it is.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -31,7 +32,10 @@ class RunConfig(BaseModel):
     size: int | None = Field(
         None, ge=8, le=8192, description="working size of the short side in pixels, as edits will have it"
     )
-    seed: int = Field(0, description="of the noises")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the noises")
+    lora: list[Path] = Field([], description="LoRA file for the model; may be repeated")
+    concept: list[Path] = Field([], description="file of a learned word for the target; may be repeated")
+    config: str | None = Field(None, description="of a single-file checkpoint: a diffusers folder or hub id")
     device: str = "auto"
     dtype: str = "auto"
 
@@ -46,17 +50,24 @@ def main(config: RunConfig) -> None:
     given = config.model_dump(exclude_unset=True, include={*_TUNING, "size"})
     with progress() as show:
         show("Loading the model")
-        editor = load(config.model, "imagic", device=config.device, dtype=config.dtype, **given)
+        editor = load(
+            config.model, "imagic", device=config.device, dtype=config.dtype, lora=config.lora,
+            concept=config.concept, config=config.config, **given,
+        )  # fmt: skip
         assert isinstance(editor, Imagic)
         tuning = editor.settings.tuning
         total = tuning.embedding_steps + tuning.model_steps
-        tuned = editor.tune(
-            picture,
-            config.target,
-            config.output,
-            seed=config.seed,
-            on_step=lambda done: show("Tuning", done, total),
-        )
+        try:
+            tuned = editor.tune(
+                picture,
+                config.target,
+                config.output,
+                seed=config.seed,
+                on_step=lambda done: show("Tuning", done, total),
+            )
+        except KeyboardInterrupt:
+            print("wordbrush: what was tuned is kept: the same command goes on from there", file=sys.stderr)
+            raise
     for stage, losses in tuned.record.losses.items():
         if losses:
             print(f"{stage}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
