@@ -103,7 +103,7 @@ def test_senseless_requests() -> None:
     for prompts, members in ((PAIR * 2, 3), (PAIR, 1), ([], None)):
         with pytest.raises(UsageError, match="do not make groups of"):
             prompt_to_prompt(TOKENIZER, prompts, members=members)
-    with pytest.raises(UsageError, match="refine instead"):
+    with pytest.raises(UsageError, match="use the attention_edit refine"):
         prompt_to_prompt(TOKENIZER, ["a cat", "a red cat"], method="replace")
     with pytest.raises(UsageError, match="3 prompts do not make groups of 2"):
         sample(model("sd1"), [*PAIR, "an owl"], instruct_pix2pix_pairs(0.5))

@@ -30,6 +30,7 @@ def asked(tmp_path: Path, picture: Image.Image) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_what_was_accepted_is_finished_after_a_power_cut(
     tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]
 ):

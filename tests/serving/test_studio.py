@@ -268,6 +268,7 @@ def test_a_picture_is_pasted(page: Any, photo: Path):
 def test_a_picture_is_taken_by_the_camera(page: Any):
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("() => document.querySelector('#drop video')?.videoWidth > 0")  # it films
     page.get_by_role("button", name="capture photo").click()
     page.locator("#view img").wait_for()
     assert page.locator("#view img").evaluate("image => image.naturalWidth") >= 640

@@ -107,7 +107,7 @@ def _swaps(tokenizer: Any, source: str, target: str) -> list[tuple[list[int], li
     if len(before) != len(after):
         raise UsageError(
             f"replacing words needs prompts with equally many words, but {source!r} has {len(before)} and "
-            f"{target!r} has {len(after)}: use the attention_edit refine instead"
+            f"{target!r} has {len(after)}: use the attention_edit refine"
         )
     tokens = zip(word_tokens(tokenizer, source), word_tokens(tokenizer, target), strict=True)
     changed = [pair for pair, old, new in zip(tokens, before, after, strict=True) if old != new]
