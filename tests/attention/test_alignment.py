@@ -153,7 +153,7 @@ def test_replace_within_the_window() -> None:
 
 
 def test_replace_needs_as_many_words() -> None:
-    with pytest.raises(UsageError, match="'a cat' has 2 and 'a red cat' has 3: use the attention_edit refine"):
+    with pytest.raises(UsageError, match="'a cat' has 2 and 'a red cat' has 3: use the attention_edit"):
         replace_mapper(LETTERS, "a cat", "a red cat")
 
 
