@@ -11,6 +11,7 @@ from PIL import Image, ImageChops
 from tests import tiny
 from wordbrush.cli import main
 from wordbrush.editors import METHODS
+from wordbrush.errors import ModelError
 from wordbrush.provenance import read_provenance, save_image
 
 
@@ -337,3 +338,25 @@ def test_ctrl_c_ends_cleanly(folder: Path, tiny_checkpoint: Path):
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "wordbrush: cancelled\n")
     assert not list(folder.glob("*-edited*"))
+
+
+def test_ctrl_c_that_a_library_takes_for_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As safetensors does while it opens a file."""
+
+    def command(**_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModelError("unable to load") from None
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("wordbrush.cli.app", command)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["edit"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (ended.value.code, capsys.readouterr().err) == (130, "wordbrush: cancelled\n")

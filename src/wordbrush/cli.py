@@ -13,6 +13,7 @@ from wordbrush.datagen.commands import data_app
 from wordbrush.editing_commands import editing_app
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.evaluation.commands import evaluate_app
+from wordbrush.interrupts import noted_interrupts
 from wordbrush.serving.commands import serving_app
 from wordbrush.training import RECIPES
 
@@ -27,26 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words behind the program's name; those of the process by default.
     """
-    sys.exit(_run(arguments))
+    with noted_interrupts() as interrupted:
+        code, message = _run(arguments)
+        if interrupted() and code:
+            code, message = _CANCELLED, "cancelled"
+    if message:
+        say(message)
+    sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
+    """The exit code, and the error's message."""
     try:
         code = app(args=arguments, prog_name="wordbrush", standalone_mode=False)
     except WordbrushError as error:
-        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        return 2 if isinstance(error, UsageError) else 1, str(error)
     except typer.TyperException as error:
-        return _fail(error.format_message(), error.exit_code)
+        return error.exit_code, error.format_message()
     except Exception as error:
         if debugging():
             raise
-        return _fail(f"{type(error).__name__}: {error} (unexpected; WORDBRUSH_DEBUG=1 shows where)", 1)
-    return _fail("cancelled", code) if code == _CANCELLED else code or 0
-
-
-def _fail(message: str, code: int) -> int:
-    say(message)
-    return code
+        return 1, f"{type(error).__name__}: {error} (unexpected; WORDBRUSH_DEBUG=1 shows where)"
+    return code or 0, "cancelled" if code == _CANCELLED else ""
 
 
 def _show_help(context: typer.Context) -> None:
