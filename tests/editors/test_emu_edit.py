@@ -15,6 +15,7 @@ from tests.tasked import teach
 from wordbrush import EditRequest, ModelError, UsageError
 from wordbrush.cli import main
 from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
+from wordbrush.editors.fitting import fitting_methods
 from wordbrush.tasks import TASKS
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2}
@@ -89,6 +90,25 @@ def test_a_task_that_was_learned_alone_is_used_by_its_name(
     assert (tmp_path / "outline.safetensors").stat().st_size < 1000
 
 
+def test_an_editor_that_learned_no_task_too_follows_instructions_alone(
+    checkpoint: Path, tmp_path: Path, picture: Image.Image
+):
+    """InstructPix2Pix's method then computes what Emu Edit's does with the task "any"."""
+    with pytest.raises(ModelError, match="has to be told the task"):
+        wordbrush.load(checkpoint, **OPTIONS)
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    known: Any = TaskEmbedding.from_pretrained(folder / "task_embedding")
+    grown = known.grown(["any"])
+    torch.nn.init.normal_(grown.vectors.weight)
+    grown.save_pretrained(folder / "task_embedding")
+    plain = wordbrush.load(folder, **OPTIONS, text_scale=3)
+    tasked = wordbrush.load(folder, "emu-edit", **OPTIONS, text_scale=3)
+    same, other = (edited(tasked, picture, task=task) for task in ("any", "add"))
+    assert edited(plain, picture) == same != other
+    assert [method.name for method in fitting_methods(folder)] == ["instruct-pix2pix", "emu-edit"]
+    assert [method.name for method in fitting_methods(checkpoint)] == ["emu-edit"]
+
+
 def test_what_does_not_fit_is_one_clear_line(
     checkpoint: Path, tiny_checkpoint: Path, tmp_path: Path, picture: Image.Image
 ):
@@ -107,6 +127,10 @@ def test_what_does_not_fit_is_one_clear_line(
     shutil.rmtree(folder / "task_predictor")
     with pytest.raises(UsageError, match="give --task"):
         edited(wordbrush.load(folder, "emu-edit", **OPTIONS), picture)
+    (weights,) = (folder / "task_embedding").glob("*.safetensors")
+    weights.write_text("no tensor")
+    with pytest.raises(ModelError, match="task_embedding cannot be loaded"):
+        wordbrush.load(folder, "emu-edit", **OPTIONS)
 
 
 ONE, TWO = r"task: \w+ \(100%\)", r"task: \w+ \(\d+%\), \w+ \(\d+%\)"

@@ -61,6 +61,27 @@ def test_tasks_are_drawn_by_their_weights(folder: Path, tmp_path: Path):
     assert names.count("depth") == 60 and names.count("add") == names.count("style") == 20
 
 
+def test_a_share_of_the_samples_is_told_no_task(folder: Path, tmp_path: Path):
+    recipe = EmuEditRecipe(settings(folder, tmp_path, any_share=0.3))
+    assert recipe.tasks == [*TASKS, "any"]
+    samples: Any = recipe.samples()
+    found = [samples[i] for i in range(200)]
+    told = [s for s in found if recipe.tasks[s["task"]] != "any"]
+    assert 120 < len(told) < 160
+    assert all(recipe.tasks[s["task"]] == KINDS[s["row"] % 5] for s in told)
+    assert [s["task"] for s in found] == [samples[i]["task"] for i in range(200)]
+
+
+def test_what_learned_no_task_too_edits_without_and_goes_on(folder: Path, tmp_path: Path):
+    main(settings(folder, tmp_path / "a", any_share=0.5))
+    model = tmp_path / "a" / "model"
+    wordbrush.load(model, device="cpu", dtype="float32", steps=1).edit(
+        EditRequest(tiny_picture(), "make it 3")
+    )
+    again = EmuEditRecipe(settings(folder, tmp_path / "b", init_from=str(model), any_share=0.1))
+    assert again.tasks == [*TASKS, "any"]
+
+
 @pytest.mark.parametrize(
     ("weights", "said"), [("sing=2", "sing"), ("remove=0,depth=0,add=0,style=0", "leaves no row")]
 )

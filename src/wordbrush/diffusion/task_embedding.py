@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wordbrush.errors import ModelError, UsageError, one_line
+from wordbrush.models import quiet
 
 PART = "task_embedding"
 """Its folder in a checkpoint."""
+ANY = "any"
+"""What stands for no task, where an editor of many tasks also learned to follow instructions alone."""
 
 
 class TaskEmbedding(ModelMixin, ConfigMixin):
@@ -77,6 +81,28 @@ class TaskEmbedding(ModelMixin, ConfigMixin):
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(B, width) -> (B, time_width), added to the timestep's, and a token (B, 1, text_width)."""
         return self.to_time(vectors), self.to_token(vectors)[:, None]
+
+
+def known_tasks(folder: Path) -> list[str]:
+    """The tasks of a checkpoint's folder; none where it holds no task embeddings, or damaged ones."""
+    try:
+        return list(json.loads((folder / PART / "config.json").read_text(encoding="utf-8"))["task_names"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def load_task_embedding(folder: Path, device: torch.device) -> TaskEmbedding:
+    """That of a checkpoint's folder, for use only.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    try:
+        with quiet():
+            found: Any = TaskEmbedding.from_pretrained(folder / PART)
+    except Exception as error:  # a stranger's file can raise anything
+        raise ModelError(f"{folder / PART} cannot be loaded: {one_line(error)}") from error
+    return found.to(device).eval().requires_grad_(False)
 
 
 def take_task(unet: UNet2DConditionModel) -> UNet2DConditionModel:

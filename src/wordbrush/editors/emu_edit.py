@@ -13,20 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from wordbrush.diffusion.conditioning import Conditioning
-from wordbrush.diffusion.model import LatentDiffusion
-from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, load_vector
+from wordbrush.diffusion.task_embedding import TaskEmbedding, known_tasks, load_task_embedding, load_vector
 from wordbrush.editors import METHODS
-from wordbrush.editors.instruct_pix2pix import InstructionEditor
+from wordbrush.editors.instruct_pix2pix import InstructionEditor, told
 from wordbrush.editors.jobs import Job
 from wordbrush.editors.latent_editor import Batch, Sample
 from wordbrush.editors.settings import EmuEditSettings
 from wordbrush.editors.task_predictor import PART as PREDICTOR
 from wordbrush.editors.task_predictor import Prediction, TaskPredictor, load_task_predictor
 from wordbrush.errors import ModelError, UsageError
-from wordbrush.models import quiet, resolve
 from wordbrush.types import EditResult
-
-_NO_TASKS = "this checkpoint holds no task embeddings: `wordbrush train emu-edit` makes one that does"
 
 
 class EmuEdit(InstructionEditor[EmuEditSettings]):
@@ -40,25 +36,18 @@ class EmuEdit(InstructionEditor[EmuEditSettings]):
     embedding: TaskEmbedding
     folder: Path
 
-    def load_extras(self, model: str | Path) -> None:
-        """Load the task embeddings.
-
-        Raises:
-            ModelError: The checkpoint holds none.
-        """
-        self.folder = resolve(model)
-        if not (self.folder / PART).is_dir():
-            raise ModelError(_NO_TASKS)
-        with quiet():
-            embedding: Any = TaskEmbedding.from_pretrained(self.folder / PART)
-        self.embedding = embedding.to(self.model.device).eval().requires_grad_(False)
-
     @classmethod
-    def check(cls, model: LatentDiffusion) -> None:
-        """The U-Net must take a picture and a task."""
-        super().check(model)
-        if model.unet.config.class_embed_type != "identity":
-            raise ModelError(_NO_TASKS)
+    def check_parts(cls, folder: Path) -> None:
+        """There must be task embeddings."""
+        if not known_tasks(folder):
+            raise ModelError(
+                "this checkpoint holds no task embeddings: `wordbrush train emu-edit` makes one that does"
+            )
+
+    def load_extras(self, folder: Path) -> None:
+        """Load the task embeddings."""
+        self.folder = folder
+        self.embedding = load_task_embedding(folder, self.model.device)
 
     @cached_property
     def predictor(self) -> TaskPredictor:
@@ -91,12 +80,7 @@ class EmuEdit(InstructionEditor[EmuEditSettings]):
     def _branches(self, batch: Batch) -> tuple[Conditioning, Conditioning, Conditioning]:
         """InstructPix2Pix's, each with the task."""
         vectors = torch.stack([self._vector(sample) for sample in batch.samples])
-        time, token = self.embedding(vectors)
-        first, second, third = (
-            dataclasses.replace(branch, text=torch.cat([branch.text, token.to(branch.text)], 1), task=time)
-            for branch in super()._branches(batch)
-        )
-        return first, second, third
+        return told(super()._branches(batch), self.embedding(vectors))
 
     def _vector(self, sample: Sample) -> Tensor:
         """The vector of the task that was asked for, or else predicted; which is noted on the sample."""

@@ -45,10 +45,11 @@ def _fits(folder: Path, method: Method) -> bool:
     own = folder / (kind.unet or "unet")
     unet = _config(own if own.is_dir() else folder / "unet")
     shape = _Shape(
-        SimpleNamespace(config=SimpleNamespace(**{"class_embed_type": None} | unet)),
+        SimpleNamespace(config=SimpleNamespace(**unet)),
         _config(folder / "vae").get("latent_channels", 4),
     )
     try:
+        kind.check_parts(folder)
         kind.check(shape)
     except (ModelError, AttributeError):  # or a configuration that says too little
         return False

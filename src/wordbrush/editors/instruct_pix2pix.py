@@ -1,6 +1,8 @@
 """InstructPix2Pix: an editor that follows an instruction (Brooks et al., 2211.09800)."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +12,7 @@ from wordbrush.diffusion.conditioning import Conditioning
 from wordbrush.diffusion.guidance import dual_guidance, dual_guidance_weights, in_interval, rescale_guidance
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.sampling import Predict, denoise, initial_latents, predict_noise
+from wordbrush.diffusion.task_embedding import ANY, TaskEmbedding, known_tasks, load_task_embedding
 from wordbrush.diffusion.text_memory import remembered_text
 from wordbrush.editors import METHODS
 from wordbrush.editors.latent_editor import Batch, LatentEditor
@@ -78,7 +81,39 @@ class InstructionEditor(LatentEditor[_S]):
         return predict
 
 
+def told(
+    branches: Sequence[Conditioning], conditions: tuple[Tensor, Tensor]
+) -> tuple[Conditioning, Conditioning, Conditioning]:
+    """Three branches with a task in each: (B, time_width) and (B, 1, text_width) of a `TaskEmbedding`."""
+    time, token = conditions
+    first, second, third = (
+        dataclasses.replace(branch, text=torch.cat([branch.text, token.to(branch.text)], 1), task=time)
+        for branch in branches
+    )
+    return first, second, third
+
+
 class InstructPix2Pix(InstructionEditor[InstructPix2PixSettings]):
-    """The method as published."""
+    """The method as published; with an editor of many tasks it tells none, which that must have learned."""
 
     method = METHODS["instruct-pix2pix"]
+    embedding: TaskEmbedding | None = None
+
+    @classmethod
+    def check_parts(cls, folder: Path) -> None:
+        """An editor of many tasks must follow instructions alone, too."""
+        tasks = known_tasks(folder)
+        if tasks and ANY not in tasks:
+            raise ModelError("this editor has to be told the task: --method emu-edit does so")
+
+    def load_extras(self, folder: Path) -> None:
+        """Load the task embeddings of an editor of many tasks."""
+        if known_tasks(folder):
+            self.embedding = load_task_embedding(folder, self.model.device)
+
+    def _branches(self, batch: Batch) -> tuple[Conditioning, Conditioning, Conditioning]:
+        branches = super()._branches(batch)
+        if self.embedding is None:
+            return branches
+        vectors = self.embedding.vector(ANY).expand(len(batch.samples), -1)
+        return told(branches, self.embedding(vectors))

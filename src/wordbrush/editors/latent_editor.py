@@ -21,6 +21,7 @@ from wordbrush.editors.jobs import PROMPTS, Job, describe_job, describe_model, p
 from wordbrush.editors.settings import LatentSettings, make_settings
 from wordbrush.editors.textual_inversion import add_concepts
 from wordbrush.errors import UsageError
+from wordbrush.models import resolve
 from wordbrush.types import EditRequest, EditResult, OnStep, StepInfo
 
 S = TypeVar("S", bound=LatentSettings)
@@ -131,6 +132,8 @@ class LatentEditor(ABC, Generic[S]):
         prepare_process()
         place = resolve_device(device)
         precision = resolve_dtype(dtype, place)
+        folder = resolve(model)
+        cls.check_parts(folder)
         loaded = LatentDiffusion.load(
             model,
             device=place,
@@ -145,10 +148,14 @@ class LatentEditor(ABC, Generic[S]):
             model, lora=lora, concept=concept, config=config, device=place.type, dtype=precision
         )
         editor = cls(loaded, settings, record=record)
-        editor.load_extras(model)
+        editor.load_extras(folder)
         return editor
 
-    def load_extras(self, model: str | Path) -> None:
+    @classmethod
+    def check_parts(cls, folder: Path) -> None:
+        """A `ModelError` where a checkpoint's folder lacks what the method needs beside the networks."""
+
+    def load_extras(self, folder: Path) -> None:
         """Load what the method needs beside the checkpoint's own networks; here nothing."""
 
     def with_settings(self, **changes: Any) -> Self:

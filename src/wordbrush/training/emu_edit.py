@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import edit_tasks
-from wordbrush.diffusion.task_embedding import PART, TaskEmbedding, take_task
+from wordbrush.diffusion.task_embedding import ANY, PART, TaskEmbedding, take_task
 from wordbrush.editors.settings import parse_numbers
 from wordbrush.models import own_settings
 from wordbrush.tasks import TASKS
@@ -30,6 +30,8 @@ from wordbrush.training.loop import TrainingError
 from wordbrush.training.order import Rows, Weights
 from wordbrush.training.resuming import made_once
 
+_ANY_STREAM = 41  # of the draws of samples that are told no task
+
 
 class Config(instruct_pix2pix.Config):
     """Defaults of the storybook's multi-task editor."""
@@ -39,6 +41,13 @@ class Config(instruct_pix2pix.Config):
     )
     prediction_type: Any = Field("v_prediction", description="what the U-Net predicts")
     new_task: list[str] = Field([], description="a task that the editor is to know besides; may be repeated")
+    any_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=f'share of the samples that are told the task "{ANY}" in place of theirs, '
+        "so that the editor also follows instructions alone, by the method instruct-pix2pix",
+    )
     task_weights: str = Field(
         "", description='how often a row of a task is drawn, against those of others: "text=2, detect=0.5"'
     )
@@ -77,14 +86,17 @@ class TaskedUNet(nn.Module):
 
 
 class WithTasks(Dataset[dict[str, Any]]):
-    """Samples of edits, with the number of each one's task as "task"."""
+    """Samples of edits, with the number of each one's task as "task"; of a share of them that of `ANY`."""
 
-    def __init__(self, edits: Dataset[dict[str, Any]], numbers: np.ndarray[Any, Any]) -> None:
-        self.edits, self.numbers = edits, numbers
+    def __init__(
+        self, edits: Dataset[dict[str, Any]], numbers: np.ndarray[Any, Any], any_share: float, any_number: int
+    ) -> None:
+        self.edits, self.numbers, self.any_share, self.any_number = edits, numbers, any_share, any_number
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         found = self.edits[sample]
-        return found | {"task": int(self.numbers[found["row"]])}
+        told_none = np.random.default_rng((_ANY_STREAM, sample)).random() < self.any_share
+        return found | {"task": self.any_number if told_none else int(self.numbers[found["row"]])}
 
 
 class EmuEditRecipe(InstructPix2PixRecipe):
@@ -110,9 +122,11 @@ class EmuEditRecipe(InstructPix2PixRecipe):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
                 known = TaskEmbedding.for_unet(take_task(unet), list(TASKS))
-        new = self.config.new_task
+        new = list(self.config.new_task)
         if twice := sorted(name for name in new if name in known.names or new.count(name) > 1):
             raise TrainingError(f"--new-task {twice[0]}: the model has a task of that name")
+        if self.config.any_share and ANY not in known.names:
+            new.append(ANY)
         tasks = known.grown(new)
         self.tasks: list[str] = tasks.names
         fast_on_cpu(unet)
@@ -120,7 +134,8 @@ class EmuEditRecipe(InstructPix2PixRecipe):
 
     def samples(self) -> Dataset[dict[str, Any]]:
         """InstructPix2Pix's, with tasks."""
-        return WithTasks(super().samples(), self._numbers)
+        share = self.config.any_share
+        return WithTasks(super().samples(), self._numbers, share, self.tasks.index(ANY) if share else -1)
 
     def row_weights(self) -> Weights | None:
         """By the tasks of the rows.

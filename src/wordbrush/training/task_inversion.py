@@ -38,8 +38,10 @@ class Config(emu_edit.Config):
     def _from_an_editor_of_tasks(self) -> Self:
         if not (Path(checkpoint_of(self.init_from)[0]).expanduser() / PART).is_dir():
             raise ValueError(f"--init-from {self.init_from} holds no task embeddings to begin from")
-        if self.task_weights or self.new_task:
-            raise ValueError("--task-weights, --new-task: all rows are of the one task that is learned")
+        if self.task_weights or self.new_task or self.any_share:
+            raise ValueError(
+                "--task-weights, --new-task, --any-share: all rows are of the one task that is learned"
+            )
         return self
 
 
