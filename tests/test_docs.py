@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 import wordbrush.cli
+from wordbrush.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,7 +104,13 @@ def test_the_readme_shows_the_table_of_a_command():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_whole(page: Path):
     for table in TABLES["blocks"](page.read_text(encoding="utf-8")).values():
-        assert table.startswith("| ") and table.endswith("\n")
+        assert re.match(r"\| |### .+\n\n\| ", table) and table.endswith("\n")
+
+
+def test_the_page_of_tasks_lists_them():
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| ([\w-]+) \| (.+?) \|", page, re.MULTILINE)
+    assert listed == [(name, task.group, task.description) for name, task in TASKS.items()]
 
 
 def test_a_page_gets_the_tables_and_pictures_that_there_are(tmp_path: Path):
