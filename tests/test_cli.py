@@ -110,6 +110,7 @@ def test_a_session_of_turns(folder: Path, shell: Shell):
     for words in (
         ("turn", "s.session", "add a dog", "--picture", "dog.png", *setup),
         ("turn", "s.session", "add a dog", "--alpha", "0.1", *setup),
+        ("turn", "s.session", "add a dog", "--low-pass", "0.1", *setup),
         ("turn", "s.session", *setup),
         ("turn", "new.session", "add a dog", "--picture", "dog.png", "--alpha", "-1", *setup),
         ("session", "s.session", "--go", "9"),

@@ -285,7 +285,17 @@ def turn(
     picture: Annotated[Path | None, typer.Option(help="Begin a session with this picture.")] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Of a new session: a pixel that changed by less stays as it was. (default: 0.03)"),
+        typer.Option(
+            help="Of a new session: a pixel that changed by less stays as it was. "
+            "(default: as the model says, else 0.03; storybook: 0.1)"
+        ),
+    ] = None,
+    low_pass: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a new session: the Gaussian over these changes, in short sides of the picture. "
+            "(default: as the model says, else 0.01; storybook: 0.03)"
+        ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="What the current picture shows.")] = None,
     target: Annotated[str | None, typer.Option(help="What the result shall show.")] = None,
@@ -301,24 +311,25 @@ def turn(
     `wordbrush session` shows the turns, goes back to one, and writes its picture.
     """
     from wordbrush.editors import find_method
-    from wordbrush.editors.sequential import ALPHA, Session
+    from wordbrush.editors.sequential import Session, thresholds
     from wordbrush.editors.session_file import load_session, save_session
     from wordbrush.images import open_image
     from wordbrush.outputs import check_folder
     from wordbrush.recipe import Recipe
 
-    if picture is None and alpha is not None:
-        raise UsageError("--alpha is settled when a session begins: give --picture, too")
+    if picture is None and (alpha is not None or low_pass is not None):
+        raise UsageError("--alpha and --low-pass are settled when a session begins: give --picture, too")
     if picture is not None and session.exists():
         raise UsageError(f"{session} exists: go on with it without --picture, or name another file")
     check_folder(session.parent)
     notes: tuple[str, ...] = ()
+    recipe = setup.over(Recipe())
     if picture is None:
         known = load_session(session)
     else:
         original = open_image(picture)
-        known, notes = Session(original.image, ALPHA if alpha is None else alpha), original.notes
-    recipe = setup.over(Recipe())
+        known = Session(original.image, *thresholds(recipe.model, alpha, low_pass))
+        notes = original.notes
     asked = {"instruction": instruction, "source_caption": source, "target_caption": target}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     cover = None if mask is None else open_image(mask).image

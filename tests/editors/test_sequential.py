@@ -12,7 +12,7 @@ from PIL import Image
 import wordbrush
 from wordbrush import EditRequest, ImageError, UsageError
 from wordbrush.editors import session_file
-from wordbrush.editors.sequential import ORIGINAL, Session, keep_unchanged
+from wordbrush.editors.sequential import ALPHA, LOW_PASS, ORIGINAL, Session, keep_unchanged, thresholds
 from wordbrush.editors.session_file import load_session, save_session
 from wordbrush.types import Editor, StepInfo
 
@@ -36,6 +36,14 @@ def editor(tiny_checkpoint: Path) -> Editor:
 @pytest.fixture
 def session() -> Session:
     return Session(noise(0), alpha=None)
+
+
+def test_a_model_may_have_thresholds_of_its_own(tmp_path: Path):
+    assert thresholds(tmp_path) == (ALPHA, LOW_PASS)
+    (tmp_path / "wordbrush.json").write_text('{"turns": {"alpha": 0.2}}')
+    assert thresholds(tmp_path) == (0.2, LOW_PASS)
+    assert thresholds(tmp_path, 0.5, 0.0) == (0.5, 0.0)
+    assert thresholds("storybook") == (0.1, 0.03)
 
 
 def turn(session: Session, editor: Editor, instruction: str, **asked: object) -> int:

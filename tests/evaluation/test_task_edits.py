@@ -122,6 +122,12 @@ def test_a_model_with_tasks_is_told_them_and_predicts_them(tasked: Path, tiny_ed
     assert [arm.task for arm in arms_of("A", str(tasked), ["contours"])] == ["predicted"]
     with pytest.raises(UsageError, match="knows no task 'contours'"):
         arms_of("C", str(alone), ["contours"])
+    known: Any = TaskEmbedding.from_pretrained(alone / "task_embedding")
+    known.grown(["any"]).save_pretrained(alone / "task_embedding")
+    assert [(arm.label, arm.method, arm.task) for arm in arms_of("D", str(alone), ["add"])] == [
+        ("D, true task", "emu-edit", "true"),
+        ("D, no task", "instruct-pix2pix", None),
+    ]
 
 
 def test_the_command_measures_and_goes_on(

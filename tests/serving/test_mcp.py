@@ -100,7 +100,9 @@ def test_settings_that_concern_other_files_are_refused(tmp_path: Path):
     def never(*_: Any) -> None:
         raise AssertionError
 
-    server = build(tmp_path, lambda: wordbrush.load("storybook", "prompt-to-prompt", steps=1), never)
+    server = build(
+        tmp_path, lambda: wordbrush.load("storybook", "prompt-to-prompt", steps=1), never, "storybook"
+    )
 
     async def run() -> Any:
         async with Client(server) as client:

@@ -25,7 +25,7 @@ def editor(tiny_checkpoint: Path) -> Editor:
 def visit(tmp_path: Path, picture: Image.Image) -> Visit:
     picture.save(tmp_path / "dog.png")
     visit = Visits(tmp_path / "visits").of("somebody")
-    visit.begin(tmp_path / "dog.png")
+    visit.begin(tmp_path / "dog.png", "storybook")
     return visit
 
 
@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_file_is_said_without_its_place(tmp_path: Path):
     visit = Visits(tmp_path / "visits").of("somebody")
     (tmp_path / "bad.png").write_text("none")
     with pytest.raises(ImageError) as error:
-        visit.begin(tmp_path / "bad.png")
+        visit.begin(tmp_path / "bad.png", "storybook")
     assert str(tmp_path) not in str(error.value) and "bad.png" in str(error.value)
     with pytest.raises(ImageError, match="bad.png: not a session"):
         visit.open(tmp_path / "bad.png")
@@ -86,8 +86,8 @@ def test_visitors_are_apart_and_nothing_is_left(visit: Visit, tmp_path: Path, pi
     visits = Visits(tmp_path / "both")
     one, other = visits.of("one"), visits.of("other")
     picture.save(tmp_path / "in.png")
-    one.begin(tmp_path / "in.png")
-    other.begin(tmp_path / "in.png")
+    one.begin(tmp_path / "in.png", "storybook")
+    other.begin(tmp_path / "in.png", "storybook")
     assert one.home != other.home and visits.of("one") is one
     one.stop = Event()
     visits.end("one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from wordbrush import images
 from wordbrush.errors import ImageError, UsageError
+from wordbrush.models import own_settings
 from wordbrush.types import Editor, EditRequest, OnStep
 from wordbrush.watermark import put_in_again
 
@@ -58,6 +60,28 @@ def keep_unchanged(
 def _check(alpha: float, low_pass: float) -> None:
     if alpha < 0 or low_pass < 0:
         raise UsageError(f"alpha {alpha} and low_pass {low_pass} must be at least 0")
+
+
+def thresholds(
+    model: str | Path, alpha: float | None = None, low_pass: float | None = None
+) -> tuple[float, float]:
+    """`alpha` and `low_pass` of a session: what is given, else as the checkpoint says, else the defaults.
+
+    The more a model changes of what it is to keep, the higher its threshold has to be.
+
+    Args:
+        model: As for `wordbrush.load`; its folder's `wordbrush.json` may have them as "turns".
+        alpha: See `keep_unchanged`.
+        low_pass: See `keep_unchanged`.
+
+    Raises:
+        ModelError: That file is damaged.
+    """
+    own = own_settings(model, "turns")
+    return (
+        own.get("alpha", ALPHA) if alpha is None else alpha,
+        own.get("low_pass", LOW_PASS) if low_pass is None else low_pass,
+    )
 
 
 @dataclass(frozen=True, eq=False)

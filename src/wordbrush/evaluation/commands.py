@@ -242,10 +242,10 @@ def evaluate_turns(
     num: Annotated[int, typer.Option(min=2, help="Sessions.")] = 20,
     turns: Annotated[int, typer.Option(min=1, help="Of each session.")] = 8,
     alpha: Annotated[
-        float | None, typer.Option(min=0, help="Threshold of unchanged pixels. (default: 0.03)")
+        float | None, typer.Option(min=0, help="Threshold of unchanged pixels. (default: the model's)")
     ] = None,
     low_pass: Annotated[
-        float | None, typer.Option(min=0, help="Of its filter, in short sides. (default: 0.01)")
+        float | None, typer.Option(min=0, help="Of its filter, in short sides. (default: the model's)")
     ] = None,
     output: _Report = Path("out/turns"),
     recogniser: _Recogniser = None,
@@ -262,7 +262,7 @@ def evaluate_turns(
     table.md and results.json; run it again to go on where it stopped.
     """
     from wordbrush.diffusion.runtime import prepare_process
-    from wordbrush.editors.sequential import ALPHA, LOW_PASS
+    from wordbrush.editors.sequential import thresholds
     from wordbrush.evaluation.journal import Journal
     from wordbrush.evaluation.turns import Plan, draw_plot, measure, ways
     from wordbrush.evaluation.turns_report import write_report
@@ -272,7 +272,7 @@ def evaluate_turns(
 
     prepare_process()
     settings = _given(steps=steps, text_scale=text_scale, image_scale=image_scale)
-    compared = ways(ALPHA if alpha is None else alpha, LOW_PASS if low_pass is None else low_pass)
+    compared = ways(*thresholds(model, alpha, low_pass))
     plan = Plan(model, method, compared, num, turns, settings, seed, device=device, dtype=dtype)
     about, render, judge = plan.about(recogniser), Renderer(SpriteLibrary.load()), Recogniser.load(recogniser)
     journal = Journal(output, about)

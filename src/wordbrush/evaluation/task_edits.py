@@ -7,7 +7,6 @@ trained on, under a task that was learned from few examples.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from PIL import Image
 import wordbrush
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.diffusion.runtime import resolve_device, resolve_dtype
-from wordbrush.diffusion.task_embedding import PART
+from wordbrush.diffusion.task_embedding import ANY, known_tasks
 from wordbrush.editors import METHODS
 from wordbrush.editors.task_predictor import PART as PREDICTOR
 from wordbrush.errors import UsageError
@@ -145,19 +144,21 @@ def references(model: str) -> list[Arm]:
 def arms_of(label: str, model: str, tasks: Sequence[str]) -> list[Arm]:
     """A model with tasks is told the true ones, if it knows them, and finds them, if it has a predictor.
 
-    Another one is as it is.
+    And it is told none, if it follows instructions alone, too. Another one is as it is.
 
     Raises:
         UsageError: A model with tasks does not know these, and has no predictor.
     """
     folder = resolve(model)
-    if not (folder / PART).is_dir():
-        return [Arm(label, model, "instruct-pix2pix")]
-    known = json.loads((folder / PART / "config.json").read_text())["task_names"]
+    alone = Arm(label, model, "instruct-pix2pix")
+    known = known_tasks(folder)
+    if not known:
+        return [alone]
     unknown = [task for task in tasks if task not in known]
     told = Arm(f"{label}, true task", model, "emu-edit", "true")
     guessed = replace(told, label=f"{label}, predicted task", task="predicted")
     found = ([] if unknown else [told]) + ([guessed] if (folder / PREDICTOR).is_dir() else [])
+    found += [replace(alone, label=f"{label}, no task")] if ANY in known else []
     if not found:
         raise UsageError(f"{model} knows no task {unknown[0]!r}, and has no task predictor")
     return found

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 import wordbrush
 from wordbrush import images
-from wordbrush.editors.sequential import ALPHA, LOW_PASS, Session
+from wordbrush.editors.sequential import LOW_PASS, Session
 from wordbrush.evaluation.identity import identity
 from wordbrush.evaluation.journal import Journal
 from wordbrush.evaluation.kept_pictures import save_jpeg, shown_path
@@ -116,7 +116,7 @@ class Way:
     locked: bool = False
 
 
-def ways(alpha: float = ALPHA, low_pass: float = LOW_PASS) -> list[Way]:
+def ways(alpha: float, low_pass: float) -> list[Way]:
     """Those that are compared."""
     kept = Way(f"unchanged pixels kept (alpha {alpha:g})", alpha, low_pass)
     return [Way("as the editor gives it"), kept, Way("region locked", locked=True)]

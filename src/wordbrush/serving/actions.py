@@ -151,7 +151,7 @@ class Actions:
             return self._show(visit)
         try:
             with _one_line():
-                notes = visit.begin(Path(path))
+                notes = visit.begin(Path(path), self.menu.models[0])
         finally:
             Path(path).unlink(missing_ok=True)
         return self._fresh(visit, notices.line("Now say what should change.", notes))
@@ -160,7 +160,7 @@ class Actions:
         """Begin with an example, its instruction in the box."""
         picture, instruction = PICTURES[_index(event)]
         visit = self._visit(request)
-        visit.begin(picture)
+        visit.begin(picture, self.menu.models[0])
         return self._fresh(visit) | {self.stage.texts["instruction"]: instruction}
 
     def open_session(self, request: gr.Request, path: str) -> Updates:

@@ -175,4 +175,5 @@ def mcp(
     ) -> None:
         run_methods(setup, request, original, methods, "storybook", out, show)
 
-    serve(build(folder, partial(setup.load, recipe), compare), host=host, port=port)
+    tools = build(folder, partial(setup.load, recipe), compare, recipe.model)
+    serve(tools, host=host, port=port)

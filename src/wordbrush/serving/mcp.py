@@ -18,7 +18,7 @@ from PIL import Image
 
 from wordbrush import __version__
 from wordbrush.controls import controls
-from wordbrush.editors.sequential import Session
+from wordbrush.editors.sequential import Session, thresholds
 from wordbrush.editors.session_file import load_session, save_session
 from wordbrush.errors import UsageError, WordbrushError
 from wordbrush.images import Picture, open_image
@@ -91,10 +91,11 @@ class Tools:
         folder: Where the pictures are.
         load: Gives the editor; it is called once, by the first edit.
         compare: See `Compare`.
+        model: Whose thresholds new sessions have.
     """
 
-    def __init__(self, folder: Folder, load: Callable[[], Editor], compare: Compare) -> None:
-        self.folder = folder
+    def __init__(self, folder: Folder, load: Callable[[], Editor], compare: Compare, model: str) -> None:
+        self.folder, self._model = folder, model
         self._load, self._compare = load, compare
         self._editor: Editor | None = None
         self._one = anyio.Lock()
@@ -272,7 +273,7 @@ class Tools:
             raise UsageError(f"{session}: a session's name ends in {_SESSION}")
         if picture is not None and path.exists():
             raise UsageError(f"{session} exists: go on with it without a picture, or name another file")
-        known = load_session(path) if picture is None else Session(self._picture(picture))
+        known = load_session(path) if picture is None else self._begun(picture)
         cover = None if mask is None else self._picture(mask)
         request = EditRequest(known.image(), instruction, mask=cover, seed=seed)
         (new,) = known.edit(self._loaded(report, settings), request, on_step=on_step(report))
@@ -310,22 +311,26 @@ class Tools:
                 raise UsageError(f"{control.name} concerns files outside of the folder: settled at the start")
         return self._editor.with_settings(**settings)
 
+    def _begun(self, picture: str) -> Session:
+        return Session(self._picture(picture), *thresholds(self._model))
+
     def _picture(self, name: str) -> Image.Image:
         return open_image(self.folder.path(name)).image
 
 
-def build(folder: Path, load: Callable[[], Editor], compare: Compare) -> MCPServer[Any]:
+def build(folder: Path, load: Callable[[], Editor], compare: Compare, model: str) -> MCPServer[Any]:
     """The server, with its tools.
 
     Args:
         folder: The only one that is read and written.
         load: Gives the editor.
         compare: See `Compare`.
+        model: That of the editor.
 
     Raises:
         UsageError: There is no such folder.
     """
-    tools = Tools(Folder(folder), load, compare)
+    tools = Tools(Folder(folder), load, compare, model)
     server: MCPServer[Any] = MCPServer(
         "wordbrush", instructions=_ABOUT, version=__version__, log_level="ERROR"
     )

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from wordbrush.editors.sequential import ORIGINAL, Session, Turn
+from wordbrush.editors.sequential import ORIGINAL, Session, Turn, thresholds
 from wordbrush.editors.session_file import load_session, save_session
 from wordbrush.errors import ImageError, UsageError
 from wordbrush.images import Picture, open_image
@@ -56,15 +56,15 @@ class Visit:
         """Whether there is a picture."""
         return self._session is not None
 
-    def begin(self, path: Path) -> Sequence[str]:
-        """Begin with a picture; returns what to know of how it was read.
+    def begin(self, path: Path, model: str) -> Sequence[str]:
+        """Begin with a picture, to be edited by a model; returns what to know of how it was read.
 
         Raises:
             ImageError: It cannot be read.
         """
         with _named(path):
             picture = open_image(path)
-        self._start(Session(picture.image), path.stem, picture)
+        self._start(Session(picture.image, *thresholds(model)), path.stem, picture)
         return picture.notes
 
     def open(self, path: Path) -> None:

@@ -24,7 +24,7 @@ _PARTS: dict[str, Any] = {
     "unet": ("editor/model", UNet2DConditionModel),
 }
 # At the scales that suit Stable Diffusion these models oversaturate; Text2LIVE's generator is for larger
-# pictures, and the small CLIP takes "photo" for a style.
+# pictures, and the small CLIP takes "photo" for a style. Each turn redraws more than 0.03 of the picture.
 _SETTINGS = {
     "instruct-pix2pix": {"text_scale": 3.0, "image_scale": 1.3},
     "sdedit": {"text_scale": 4.0},
@@ -34,6 +34,7 @@ _SETTINGS = {
     "text2live": {
         "steps": 150, "width": 32, "num_views": 8, "templates": "plain", "screen_weight": 0.5,
     },
+    "turns": {"alpha": 0.1, "low_pass": 0.03},
 }  # fmt: skip
 _INDEX = {
     "_class_name": "StableDiffusionInstructPix2PixPipeline",
