@@ -160,13 +160,15 @@ def test_a_plain_editor_is_trained_under_the_same_noise(folder: Path, tmp_path: 
 
 def test_the_settings_of_edits_are_those_of_the_editor_that_it_began_as(folder: Path, tmp_path: Path):
     base = Path(shutil.copytree(folder / "base", tmp_path / "base"))
-    (base / "wordbrush.json").write_text(json.dumps({"instruct-pix2pix": {"text_scale": 2.5}}))
+    said = {"instruct-pix2pix": {"text_scale": 2.5}, "turns": {"alpha": 0.1}}
+    (base / "wordbrush.json").write_text(json.dumps(said | {"sdedit": {"strength": 0.5}}))
     main(settings(folder, tmp_path / "a", init_from=str(base)))
     model = tmp_path / "a" / "model"
-    assert json.loads((model / "wordbrush.json").read_text()) == {"emu-edit": {"text_scale": 2.5}}
+    told = {"emu-edit": {"text_scale": 2.5}, "turns": {"alpha": 0.1}}
+    assert json.loads((model / "wordbrush.json").read_text()) == told
     assert asdict(wordbrush.load(model, "emu-edit", device="cpu").settings)["text_scale"] == 2.5
-    again = EmuEditRecipe(settings(folder, tmp_path / "b", init_from=str(model)))
-    assert again.own_settings == {"text_scale": 2.5}
+    main(settings(folder, tmp_path / "b", init_from=str(model), any_share=0.5))
+    assert json.loads((tmp_path / "b" / "model" / "wordbrush.json").read_text()) == told | said
 
 
 def test_an_editor_is_taught_a_further_task(folder: Path, tmp_path: Path):

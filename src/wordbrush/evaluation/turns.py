@@ -140,8 +140,8 @@ class Plan:
     """
 
     model: str
-    method: str = "instruct-pix2pix"
-    ways: Sequence[Way] = field(default_factory=ways)
+    method: str
+    ways: Sequence[Way]
     num: int = 20
     turns: int = 8
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -109,6 +109,13 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         """Of an editor without tasks those that it was used with: what is learned begins from it."""
         return super()._settings_of(checkpoint) or own_settings(checkpoint, InstructPix2PixRecipe.method)
 
+    def _kept_settings(self) -> dict[str, dict[str, Any]]:
+        """Those of the method without tasks, too, where the model follows it."""
+        found = super()._kept_settings()
+        if ANY in self.tasks and self.own_settings:
+            found[InstructPix2PixRecipe.method] = self.own_settings
+        return found
+
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
         """The U-Net with its task embedding: that of the checkpoint, or a new one.
 

@@ -165,6 +165,12 @@ class InstructPix2PixRecipe:
         """Of edits with the checkpoint, where it has its own."""
         return own_settings(checkpoint, self.method)
 
+    def _kept_settings(self) -> dict[str, dict[str, Any]]:
+        """What the model's `wordbrush.json` says: its scales, and the thresholds of many turns."""
+        start = checkpoint_of(self.config.init_from)[0]
+        found = {self.method: self.own_settings, "turns": own_settings(start, "turns")}
+        return {name: settings for name, settings in found.items() if settings}
+
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
         """What is trained."""
         return fast_on_cpu(unet)
@@ -224,8 +230,8 @@ class InstructPix2PixRecipe:
             return self.save_unet(model, folder)
         else:
             self.save(model, folder)
-            if self.own_settings:
-                (folder / "wordbrush.json").write_text(json.dumps({self.method: self.own_settings}) + "\n")
+            if kept := self._kept_settings():
+                (folder / "wordbrush.json").write_text(json.dumps(kept) + "\n")
             use = (
                 "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
             )
