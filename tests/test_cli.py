@@ -1,8 +1,10 @@
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests import tiny
 from wordbrush.cli import main
 from wordbrush.editors import METHODS
 from wordbrush.errors import ModelError
+from wordbrush.progress import progress
 from wordbrush.provenance import read_provenance, save_image
 
 
@@ -341,16 +344,32 @@ def test_ctrl_c_ends_cleanly(folder: Path, tiny_checkpoint: Path):
     assert not list(folder.glob("*-edited*"))
 
 
-def test_ctrl_c_that_a_library_takes_for_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def _taken_for_an_error() -> None:
     """As safetensors does while it opens a file."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ModelError("unable to load") from None
 
-    def command(**_: object) -> None:
-        try:
+
+def _passed_over() -> None:
+    """As Python does in a destructor."""
+    with progress() as show:
+        show("Loading the model")
+        with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise ModelError("unable to load") from None
+        show("Editing", 1, 1000)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "interrupted", [_taken_for_an_error, _passed_over, lambda: signal.raise_signal(signal.SIGINT)]
+)
+def test_ctrl_c_is_heard_wherever_it_comes(
+    interrupted: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def command(**_: object) -> None:
+        interrupted()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("wordbrush.cli.app", command)

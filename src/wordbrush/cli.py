@@ -45,6 +45,8 @@ def _run(arguments: Sequence[str] | None) -> tuple[int, str]:
         return 2 if isinstance(error, UsageError) else 1, str(error)
     except typer.TyperException as error:
         return error.exit_code, error.format_message()
+    except KeyboardInterrupt:  # before typer listens
+        return _CANCELLED, "cancelled"
     except Exception as error:
         if debugging():
             raise

@@ -1,10 +1,14 @@
 """Ctrl-C that is heard only where the work can be kept, and that is never taken for an error."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+
+_noted: list[int] = []
+"""The signals that came since `noted_interrupts` began."""
 
 
 @contextmanager
@@ -35,20 +39,36 @@ def held_interrupts() -> Generator[None]:
 def noted_interrupts() -> Generator[Callable[[], bool]]:
     """Yields what tells whether Ctrl-C came within the block; its effect is what it was.
 
-    Libraries may turn it into errors of their own: of a file that is being loaded, "unable to load".
+    Libraries may turn it into errors of their own (of a file that is being loaded, "unable to load"), or
+    pass over it: see `hear_interrupt`.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield lambda: False
         return
-    came: list[int] = []
+    _noted.clear()
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        _noted.append(number)
         before(number, frame)
 
     signal.signal(signal.SIGINT, note)
+    tell, sys.unraisablehook = sys.unraisablehook, _tell_all_but_interrupts
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(_noted)
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = tell
+        _noted.clear()
+
+
+def _tell_all_but_interrupts(passed_over: "sys.UnraisableHookArgs") -> None:
+    """What Python passes over, in a destructor say, it writes to standard error; Ctrl-C is heard later."""
+    if not issubclass(passed_over.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(passed_over)
+
+
+def hear_interrupt() -> None:
+    """Raise the Ctrl-C that was noted and that a library passed over."""
+    if _noted and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt

@@ -1,9 +1,11 @@
-"""A bar for long commands, on standard error and only where that is a terminal."""
+"""A bar for long commands, on standard error and only where that is a terminal; it hears Ctrl-C, too."""
 
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from wordbrush.interrupts import hear_interrupt
 
 if TYPE_CHECKING:
     from wordbrush.types import OnStep
@@ -25,7 +27,7 @@ def silent(text: str, done: int, total: int) -> None:
 def progress() -> Generator[Callable[..., None]]:
     """Yields show(text, done, total), which draws a bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        yield lambda *_: hear_interrupt()
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -34,6 +36,7 @@ def progress() -> Generator[Callable[..., None]]:
         task = bars.add_task("", total=None)
 
         def show(text: str, done: int | None = None, total: int | None = None) -> None:
+            hear_interrupt()
             bars.update(task, description=text, completed=done, total=total)
 
         yield show
