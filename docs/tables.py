@@ -8,7 +8,8 @@ A page names the file of a table, and what stands between the two comments becom
     <!-- table: out/evaluate-storybook/table.md -->
     <!-- end of table -->
 
-and the file of a picture; that becomes the file which the picture below the comment is read from:
+and the file of a picture; that becomes the file which the picture below the comment is read from, as a JPEG
+if it is called one:
 
     <!-- picture: out/figure8/trade-off.svg -->
     ![What is kept](pictures/figure8.svg)
@@ -19,6 +20,8 @@ What has no file there stays as it is.
 import re
 import shutil
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^(<!-- table: (\S+) -->\n)(.*?)^(<!-- end of table -->)", re.DOTALL | re.MULTILINE)
@@ -54,7 +57,10 @@ def refresh(page: Path, root: Path) -> list[str]:
 def _copied(page: Path, root: Path, file: str, shown: str) -> str:
     if not (root / file).is_file():
         return f"{page.name}: no {file}, its picture stays as it is"
-    shutil.copyfile(root / file, page.parent / shown)
+    if Path(file).suffix == Path(shown).suffix:
+        shutil.copyfile(root / file, page.parent / shown)
+    else:  # a PNG of pictures is five times as large
+        Image.open(root / file).convert("RGB").save(page.parent / shown, quality=88, optimize=True)
     return f"{page.name}: {file}"
 
 

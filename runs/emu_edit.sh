@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes an editor of many tasks from the embedded one, as Emu Edit's (2311.10089), and measures what the paper does:
+# Makes an editor of many tasks, as Emu Edit's (2311.10089), and measures what the paper does:
 #   OUT/tasks           the true task, the predicted one, no task embeddings, no vision tasks; and the embedded editor
 #   OUT/task-predictor  what instructions are taken for
 #   OUT/data            grounded pairs against InstructPix2Pix's, from the same captions
 #   OUT/super-resolution, inpainting, contours   unseen tasks, learned from 1, 10 and 100 examples, and an expert's
 #   OUT/turns           eight turns on one picture
-# The editor is WORK/editor-tasks/model. The arms of a comparison begin alike and have as many samples and the same noise
-# schedule; those of OUT/data begin as the text-to-image model, for the embedded editor has seen exact pairs.
+# The editor is WORK/editor-tasks/model. The arms of a comparison begin alike, have as many samples and the same noise
+# schedule. They begin as the text-to-image model, for the embedded editor has seen exact pairs, and knows the tasks.
 # Stop it whenever you like: run again, it goes on. A GPU is used where there is one. The steps below are what two CPU
 # cores do in a night, at about 20 samples a second; raise them on a GPU. I2EBENCH=FOLDER asks I2EBench's questions, too.
 . "$(dirname "${BASH_SOURCE[0]}")/setup"
@@ -14,10 +14,10 @@
 WORK="${WORK:-.cache/emu-edit}"
 OUT="${OUT:-out/emu-edit}"
 STORYBOOK="${STORYBOOK:-.cache/storybook}"              # of runs/storybook.sh, whose edits and latents are used again
-START="${START:-src/wordbrush/assets/storybook}"
+EMBEDDED=src/wordbrush/assets/storybook
+START="${START:-$EMBEDDED/text_to_image}"
 CONFIG="${CONFIG:-examples/data/storybook.toml}"
-PAIRS="${PAIRS:-12000}"                                 # edits of scenes, and again of things
-VISION="${VISION:-12000}"                               # of vision tasks and lettering
+PAIRS="${PAIRS:-12000}"                                 # edits of scenes, as many of things, and of vision tasks
 STEPS="${STEPS:-2500}"                                  # of the editor and of each arm of OUT/tasks
 BATCH="${BATCH:-32}"
 PREDICTOR_STEPS="${PREDICTOR_STEPS:-3000}"
@@ -37,7 +37,7 @@ EDITOR="$WORK/editor-tasks/model"
 mkdir -p "$WORK"
 "$WORDBRUSH" data storybook "$STORYBOOK/edits" --count "$PAIRS"
 "$WORDBRUSH" data storybook "$STORYBOOK/things" --count "$PAIRS" --kind things
-"$WORDBRUSH" data storybook "$WORK/vision" --count "$VISION" --kind vision
+"$WORDBRUSH" data storybook "$STORYBOOK/vision" --count "$PAIRS" --kind vision
 
 "$WORDBRUSH" train task-predictor --data data/task_instructions.jsonl --output "$WORK/task-predictor" \
   --steps "$PREDICTOR_STEPS"
@@ -48,7 +48,7 @@ mkdir -p "$WORK"
 arm() {
   local recipe="$1" name="$2"
   shift 2
-  "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$STORYBOOK/things" --data "$WORK/vision" \
+  "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$STORYBOOK/things" --data "$STORYBOOK/vision" \
     --init-from "$START" --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" \
     --steps "$STEPS" --batch-size "$BATCH" "$@"
 }
@@ -61,16 +61,16 @@ arm instruct-pix2pix no-tasks --zero-terminal-snr --prediction-type v_prediction
   --model "many tasks=$EDITOR" \
   --model "no task embeddings=$WORK/editor-no-tasks/model" \
   --model "no vision tasks=$WORK/editor-no-vision/model" \
-  --model "the editor that they began as=$START"
+  --model "the embedded editor=$EMBEDDED"
 
 # Pairs of both engines, from the same captions; then an editor from each, and both on the same edits.
 REGIONS='operations = ["replace", "remove", "add", "recolour", "background"]'
 sed -e "s/^count = .*/count = $CAPTIONS/" -e "s/^operations = .*/$REGIONS/" "$CONFIG" > "$WORK/plain.toml"
 { cat "$WORK/plain.toml"; printf '\n[grounded]\ngrounder = "%s"\n' "$WORK/segmenter/model"; } > "$WORK/grounded.toml"
-"$WORDBRUSH" train segmenter --clip "$START" --output "$WORK/segmenter" --steps "$SEGMENTER_STEPS"
+"$WORDBRUSH" train segmenter --clip "$EMBEDDED" --output "$WORK/segmenter" --steps "$SEGMENTER_STEPS"
 for engine in plain grounded; do
   "$WORDBRUSH" data make "$WORK/$engine.toml" -o "$WORK/pairs-$engine"
-  "$WORDBRUSH" train instruct-pix2pix --data "$WORK/pairs-$engine" --init-from "$START/text_to_image" \
+  "$WORDBRUSH" train instruct-pix2pix --data "$WORK/pairs-$engine" --init-from "$EMBEDDED/text_to_image" \
     --output "$WORK/editor-$engine" --steps "$DATA_STEPS" --batch-size "$BATCH" --ema-decay 0.98
 done
 "$WORDBRUSH" evaluate tasks --tasks local,remove,add,texture,background --num "$NUM" --output "$OUT/data" \

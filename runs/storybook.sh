@@ -9,6 +9,7 @@ PAIRS="${PAIRS:-12000}"
 "$WORDBRUSH" data storybook "$WORK/edits" --count "$PAIRS"
 "$WORDBRUSH" data storybook "$WORK/things" --count "$PAIRS" --kind things
 "$WORDBRUSH" data storybook "$WORK/photographs" --count $((PAIRS / 12)) --kind photographs
+"$WORDBRUSH" data storybook "$WORK/vision" --count "$PAIRS" --kind vision
 
 EDITS=(--data "$WORK/edits")
 if compgen -G "$WORK/photographs/*.npy" > /dev/null; then  # there are none where Debian's packages cannot be had
@@ -35,6 +36,11 @@ WINDOWS=(--window 96 --batch-size 64 --steps "${WINDOW_STEPS:-2500}")
 # What the editor has learned about things serves the text-to-image model, too.
 "$WORDBRUSH" train text-to-image --data "$WORK/edits" "${PARTS[@]}" --steps "${CAPTION_STEPS:-500}" \
   --init-from "$WORK/editor/model" --output "$WORK/text-to-image"
+
+# Then all tasks, each told by a learned vector; a share of the edits is told none.
+"$WORDBRUSH" train emu-edit "${EDITS[@]}" --data "$WORK/things" --data "$WORK/vision" "${PARTS[@]}" \
+  --steps "${TASK_STEPS:-2500}" --any-share 0.3 --init-from "$WORK/editor/model" --output "$WORK/editor-of-tasks"
+"$WORDBRUSH" train task-predictor --data data/task_instructions.jsonl --output "$WORK/task-predictor"
 
 "$WORDBRUSH" train recogniser --data "$WORK/edits" --output "$WORK/recogniser" --optimizer muon --steps 3000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from wordbrush.diffusion.task_embedding import TaskEmbedding, take_task
+from wordbrush.diffusion.task_embedding import TaskEmbedding
 from wordbrush.tasks import TASKS
 from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
 
@@ -13,8 +13,7 @@ from wordbrush.training.task_predictor import Config, TaskPredictorRecipe
 def teach(folder: Path) -> Path:
     """Make an editor's folder one with task embeddings that matter, and an untrained predictor."""
     torch.manual_seed(0)
-    unet = take_task(UNet2DConditionModel.from_pretrained(folder, subfolder="unet"))
-    unet.save_pretrained(folder / "unet")
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     tasks = TaskEmbedding.for_unet(unet, list(TASKS))
     torch.nn.init.normal_(tasks.to_time.weight)
     tasks.save_pretrained(folder / "task_embedding")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 
 import wordbrush
@@ -16,6 +17,7 @@ from wordbrush import EditRequest, ModelError, UsageError
 from wordbrush.cli import main
 from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
 from wordbrush.editors.fitting import fitting_methods
+from wordbrush.models import quiet
 from wordbrush.tasks import TASKS
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2}
@@ -56,6 +58,17 @@ def test_a_u_net_that_takes_a_zero_vector_computes_what_it_did(checkpoint: Path)
         after = take_task(unet)(*inputs, class_labels=torch.zeros(2, 64)).sample
     assert torch.equal(before, after)
     assert TaskEmbedding.for_unet(unet, ["a"])(torch.randn(2, 32))[0].abs().max() == 0
+
+
+def test_a_folder_with_tasks_opens_in_diffusers_pipeline_which_tells_none(checkpoint: Path):
+    """And its U-Net still says of itself that it is a stock one, once it takes tasks."""
+    with quiet():
+        pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = Image.linear_gradient("L").convert("RGB").resize((64, 64))
+    assert pipeline("make it night", image=picture, num_inference_steps=1).images[0].size == (64, 64)
+    editor: Any = wordbrush.load(checkpoint, "emu-edit", **OPTIONS)
+    assert editor.model.unet.config.class_embed_type is None and editor.model.unet.class_embedding is not None
 
 
 def test_without_a_task_the_predictor_chooses_and_says_how_sure_it_is(checkpoint: Path, picture: Image.Image):

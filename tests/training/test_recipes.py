@@ -18,10 +18,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 import wordbrush
 from tests.world import make_small_shards
+from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.models import quiet
 from wordbrush.storybook.dataset import RenderedEdits, make
 from wordbrush.storybook.sprites import SpriteLibrary
-from wordbrush.training import autoencoder, clip, instruct_pix2pix, text_to_image
+from wordbrush.training import autoencoder, clip, emu_edit, instruct_pix2pix, text_to_image
 from wordbrush.training.assemble import assemble
 
 
@@ -44,6 +45,8 @@ def work(sprites: SpriteLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pa
         text_to_image.main(text_to_image.Config(output=folder / "text-to-image", widths=[32, 64], **common))
         common |= {"data": [str(folder / "edits")], "init_from": str(folder / "text-to-image" / "model")}
         instruct_pix2pix.main(instruct_pix2pix.Config(output=folder / "editor", **common))
+        common |= {"init_from": str(folder / "editor" / "model"), "any_share": 0.5}
+        emu_edit.main(emu_edit.Config(output=folder / "editor-of-tasks", **common))
     return folder
 
 
@@ -70,11 +73,19 @@ def test_the_text_to_image_model_opens_in_diffusers_pipeline(checkpoint: Path):
     assert pipeline("a dog on a beach", num_inference_steps=2).images[0].size == (128, 128)
 
 
-def test_the_editor_opens_in_wordbrush(checkpoint: Path):
-    editor = wordbrush.load(str(checkpoint), steps=2)
+@pytest.mark.parametrize("method", ["instruct-pix2pix", "emu-edit"])
+def test_the_editor_opens_in_wordbrush(checkpoint: Path, method: str):
+    editor = wordbrush.load(str(checkpoint), method, steps=2)
     picture = Image.linear_gradient("L").convert("RGB").resize((200, 120))
-    result = editor.edit(wordbrush.EditRequest(image=picture, instruction="make it night", seed=0))
-    assert result.images[0].size == (200, 120)
+    asked = wordbrush.EditRequest(picture, "make it night", seed=0, task="global")
+    assert editor.edit(asked).images[0].size == (200, 120)
+
+
+def test_both_u_nets_have_the_noise_schedule_that_they_were_trained_on(checkpoint: Path):
+    """The editor's ends in pure noise (2305.08891), the text-to-image model's does not."""
+    for name, ends_in_noise in {"unet": True, "text_to_image": False}.items():
+        model = LatentDiffusion.load(checkpoint, unet=name, device=torch.device("cpu"), dtype=torch.float32)
+        assert model.scheduler.config.rescale_betas_zero_snr is ends_in_noise
 
 
 def test_weights_are_stored_in_half_precision(checkpoint: Path):

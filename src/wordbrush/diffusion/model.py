@@ -70,7 +70,8 @@ class LatentDiffusion:
                 (`.safetensors`; `.ckpt` is read without running code in it).
             device: where the networks run.
             dtype: their precision; an autoencoder that overflows in float16 stays in float32.
-            unet: subfolder of the U-Net to use, where the checkpoint has it; else the main one.
+            unet: subfolder of the U-Net to use, where the checkpoint has it; else the main one. A noise
+                schedule in it takes the place of the checkpoint's, too.
             offload: keep on the GPU only the network that is running.
             loras: LoRA files (diffusers' or original layout) or PEFT folders, fused into the weights.
             config: for a single file: a diffusers folder or hub id with the configurations.
@@ -263,6 +264,7 @@ def _check(path: Path, pipe: Any) -> None:
 def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
     if not (path / "model_index.json").is_file():
         raise ModelError(f"{path} is not a diffusers folder: it has no model_index.json")
@@ -271,7 +273,10 @@ def _open_folder(path: Path, unet: str | None, options: dict[str, Any]) -> Any:
         other = UNet2DConditionModel.from_pretrained(path, subfolder=unet, dtype=dtype, local_files_only=True)
         options = options | {"unet": other}
     options = options | _open_text_encoders(path, options["dtype"])
-    return DiffusionPipeline.from_pretrained(path, local_files_only=True, **options)
+    pipe: Any = DiffusionPipeline.from_pretrained(path, local_files_only=True, **options)
+    if unet is not None and (path / unet / SCHEDULER_CONFIG_NAME).is_file():
+        pipe.scheduler = type(pipe.scheduler).from_pretrained(path / unet)
+    return pipe
 
 
 def _open_text_encoders(path: Path, dtype: torch.dtype) -> dict[str, Any]:

@@ -91,8 +91,13 @@ def known_tasks(folder: Path) -> list[str]:
         return []
 
 
-def load_task_embedding(folder: Path, device: torch.device) -> TaskEmbedding:
-    """That of a checkpoint's folder, for use only.
+def load_task_embedding(folder: Path, unet: UNet2DConditionModel, device: torch.device) -> TaskEmbedding:
+    """That of a checkpoint's folder, for use only; its U-Net takes tasks from then on.
+
+    Args:
+        folder: The checkpoint's.
+        unet: The checkpoint's.
+        device: Where the embedding goes.
 
     Raises:
         ModelError: It is damaged.
@@ -102,14 +107,17 @@ def load_task_embedding(folder: Path, device: torch.device) -> TaskEmbedding:
             found: Any = TaskEmbedding.from_pretrained(folder / PART)
     except Exception as error:  # a stranger's file can raise anything
         raise ModelError(f"{folder / PART} cannot be loaded: {one_line(error)}") from error
+    take_task(unet)
     return found.to(device).eval().requires_grad_(False)
 
 
 def take_task(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Let a stock U-Net add a given vector, its `class_labels`, to the timestep's embedding; in place."""
+    """Let a stock U-Net add a given vector, its `class_labels`, to the timestep's embedding; in place.
+
+    Its configuration does not say so: a folder of it opens in diffusers' pipelines, which tell it no task.
+    """
     width = _time_width(unet)
     unet.class_embedding = nn.Identity(width, width)
-    unet.register_to_config(class_embed_type="identity")
     return unet
 
 

@@ -47,7 +47,7 @@ class EmuEdit(InstructionEditor[EmuEditSettings]):
     def load_extras(self, folder: Path) -> None:
         """Load the task embeddings."""
         self.folder = folder
-        self.embedding = load_task_embedding(folder, self.model.device)
+        self.embedding = load_task_embedding(folder, self.model.unet, self.model.device)
 
     @cached_property
     def predictor(self) -> TaskPredictor:

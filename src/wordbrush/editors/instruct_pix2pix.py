@@ -109,7 +109,7 @@ class InstructPix2Pix(InstructionEditor[InstructPix2PixSettings]):
     def load_extras(self, folder: Path) -> None:
         """Load the task embeddings of an editor of many tasks."""
         if known_tasks(folder):
-            self.embedding = load_task_embedding(folder, self.model.device)
+            self.embedding = load_task_embedding(folder, self.model.unet, self.model.device)
 
     def _branches(self, batch: Batch) -> tuple[Conditioning, Conditioning, Conditioning]:
         branches = super()._branches(batch)

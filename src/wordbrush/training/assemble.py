@@ -11,9 +11,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from transformers import CLIPModel, LlamaForCausalLM
+from transformers import CLIPModel, LlamaForCausalLM, T5ForConditionalGeneration
 
-from wordbrush.language_model import PART
+from wordbrush.diffusion.task_embedding import PART as TASK_EMBEDDING
+from wordbrush.diffusion.task_embedding import TaskEmbedding
+from wordbrush.editors.task_predictor import PART as TASK_PREDICTOR
+from wordbrush.language_model import PART as INSTRUCTION_WRITER
 from wordbrush.training.denoising import NOISE_SCHEDULE
 from wordbrush.training.loop import TrainingError
 
@@ -21,12 +24,19 @@ _PARTS: dict[str, Any] = {
     "vae": ("autoencoder/model", AutoencoderKL),
     "text_encoder": ("clip/model/text_encoder", CLIPModel),
     "text_to_image": ("text-to-image/model", UNet2DConditionModel),
-    "unet": ("editor/model", UNet2DConditionModel),
+    "unet": ("editor-of-tasks/model", UNet2DConditionModel),
+    TASK_EMBEDDING: ("editor-of-tasks/model/task_embedding", TaskEmbedding),
 }
+_LANGUAGE_MODELS: dict[str, Any] = {
+    INSTRUCTION_WRITER: ("instruction-writer/model", LlamaForCausalLM),
+    TASK_PREDICTOR: ("task-predictor/model", T5ForConditionalGeneration),
+}
+_EDITING = {"text_scale": 3.0, "image_scale": 1.3}
 # At the scales that suit Stable Diffusion these models oversaturate; Text2LIVE's generator is for larger
 # pictures, and the small CLIP takes "photo" for a style. Each turn redraws more than 0.03 of the picture.
 _SETTINGS = {
-    "instruct-pix2pix": {"text_scale": 3.0, "image_scale": 1.3},
+    "instruct-pix2pix": _EDITING,
+    "emu-edit": _EDITING,
     "sdedit": {"text_scale": 4.0},
     "prompt-to-prompt": {"steps": 20, "text_scale": 3.0},
     "diffedit": {"steps": 20, "text_scale": 4.0, "mask_threshold": 0.25},
@@ -56,8 +66,8 @@ def assemble(work: Path, folder: Path) -> None:
     Args:
         work: The folder in which `runs/storybook.sh` trained.
         folder: Becomes a diffusers folder of `StableDiffusionInstructPix2PixPipeline`, whose `text_encoder/`
-            holds the whole CLIP and whose `text_to_image/` holds the U-Net before it was widened; with the
-            recogniser and the instruction writer, if they are trained.
+            holds the whole CLIP and whose `text_to_image/` the U-Net before it was widened, with its noise
+            schedule; with the recogniser, the instruction writer and the task predictor, if they are trained.
 
     Raises:
         TrainingError: A part is not trained yet.
@@ -76,12 +86,11 @@ def assemble(work: Path, folder: Path) -> None:
 def _write(work: Path, folder: Path) -> None:
     for name, (trained, kind) in _PARTS.items():
         kind.from_pretrained(work / trained, torch_dtype=torch.float16).save_pretrained(folder / name)
-    writer = work / "instruction-writer/model"
-    if writer.exists():
-        shutil.copytree(writer, folder / PART, dirs_exist_ok=True)
-        half = LlamaForCausalLM.from_pretrained(writer, dtype=torch.float16)
-        half.save_pretrained(folder / PART)
-        _load_as_float32(folder / PART / "config.json")
+    for name, (trained, kind) in _LANGUAGE_MODELS.items():
+        if (work / trained).exists():
+            shutil.copytree(work / trained, folder / name, dirs_exist_ok=True)  # the tokenizer comes along
+            kind.from_pretrained(work / trained).half().save_pretrained(folder / name)  # T5 would keep floats
+            _load_as_float32(folder / name / "config.json")
     preprocessing = Path("text_encoder", "preprocessor_config.json")
     if (work / "clip/model" / preprocessing).exists():
         shutil.copy(work / "clip/model" / preprocessing, folder / preprocessing)
@@ -93,7 +102,9 @@ def _write(work: Path, folder: Path) -> None:
         "algorithm_type": "dpmsolver++",
         "timestep_spacing": "trailing",
     }
-    DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "scheduler")
+    DPMSolverMultistepScheduler(**schedule).save_pretrained(folder / "text_to_image")
+    editing = DPMSolverMultistepScheduler(**schedule, rescale_betas_zero_snr=True)
+    editing.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     (folder / "wordbrush.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(_budgets(work), indent=2) + "\n")

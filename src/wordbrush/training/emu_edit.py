@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import edit_tasks
-from wordbrush.diffusion.task_embedding import ANY, PART, TaskEmbedding, take_task
+from wordbrush.diffusion.task_embedding import ANY, PART, TaskEmbedding, known_tasks, take_task
 from wordbrush.editors.settings import parse_numbers
-from wordbrush.models import own_settings
+from wordbrush.models import own_settings, resolve
 from wordbrush.tasks import TASKS
 from wordbrush.training import instruct_pix2pix
 from wordbrush.training.base import checkpoint_of, save_pipeline
@@ -122,13 +122,14 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         Raises:
             TrainingError: A new task has the name of a known one.
         """
-        folder = Path(checkpoint_of(self.config.init_from)[0]).expanduser() / PART
-        if folder.is_dir():
-            known: Any = TaskEmbedding.from_pretrained(folder)
+        start, own = checkpoint_of(self.config.init_from)
+        folder = resolve(start)
+        if own is None and known_tasks(folder):
+            known: Any = TaskEmbedding.from_pretrained(folder / PART)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
-                known = TaskEmbedding.for_unet(take_task(unet), list(TASKS))
+                known = TaskEmbedding.for_unet(unet, list(TASKS))
         new = list(self.config.new_task)
         if twice := sorted(name for name in new if name in known.names or new.count(name) > 1):
             raise TrainingError(f"--new-task {twice[0]}: the model has a task of that name")
@@ -136,7 +137,7 @@ class EmuEditRecipe(InstructPix2PixRecipe):
             new.append(ANY)
         tasks = known.grown(new)
         self.tasks: list[str] = tasks.names
-        fast_on_cpu(unet)
+        fast_on_cpu(take_task(unet))
         return TaskedUNet(unet, tasks.to(unet.device))
 
     def samples(self) -> Dataset[dict[str, Any]]:

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wordbrush.diffusion.task_embedding import PART, save_vector
+from wordbrush.diffusion.task_embedding import known_tasks, save_vector
+from wordbrush.models import resolve
 from wordbrush.training import emu_edit, instruct_pix2pix
 from wordbrush.training.base import checkpoint_of
 from wordbrush.training.config import BatchSize, EmaDecay, LearningRate, Steps
@@ -36,7 +37,8 @@ class Config(emu_edit.Config):
 
     @model_validator(mode="after")
     def _from_an_editor_of_tasks(self) -> Self:
-        if not (Path(checkpoint_of(self.init_from)[0]).expanduser() / PART).is_dir():
+        start, own = checkpoint_of(self.init_from)
+        if own is not None or not known_tasks(resolve(start)):
             raise ValueError(f"--init-from {self.init_from} holds no task embeddings to begin from")
         if self.task_weights or self.new_task or self.any_share:
             raise ValueError(
