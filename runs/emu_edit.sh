@@ -8,7 +8,7 @@
 # The editor is WORK/editor-tasks/model. The arms of a comparison begin alike, have as many samples and the same noise
 # schedule. They begin as the text-to-image model, for the embedded editor has seen exact pairs, and knows the tasks.
 # Stop it whenever you like: run again, it goes on. A GPU is used where there is one. The steps below are what two CPU
-# cores do in a night, at about 20 samples a second; raise them on a GPU. I2EBENCH=FOLDER asks I2EBench's questions, too.
+# cores do in a night, at 20 to 40 samples a second; raise them on a GPU. I2EBENCH=FOLDER asks I2EBench's questions, too.
 . "$(dirname "${BASH_SOURCE[0]}")/setup"
 
 WORK="${WORK:-.cache/emu-edit}"
@@ -50,7 +50,7 @@ arm() {
   shift 2
   "$WORDBRUSH" train "$recipe" --data "$STORYBOOK/edits" --data "$STORYBOOK/things" --data "$STORYBOOK/vision" \
     --init-from "$START" --output "$WORK/editor-$name" --cache-folder "$STORYBOOK/latents" \
-    --steps "$STEPS" --batch-size "$BATCH" "$@"
+    --steps "$STEPS" --batch-size "$BATCH" --mixed-precision auto "$@"
 }
 arm emu-edit tasks
 arm emu-edit no-vision --task-weights "$NO_VISION"
@@ -67,11 +67,13 @@ arm instruct-pix2pix no-tasks --zero-terminal-snr --prediction-type v_prediction
 REGIONS='operations = ["replace", "remove", "add", "recolour", "background"]'
 sed -e "s/^count = .*/count = $CAPTIONS/" -e "s/^operations = .*/$REGIONS/" "$CONFIG" > "$WORK/plain.toml"
 { cat "$WORK/plain.toml"; printf '\n[grounded]\ngrounder = "%s"\n' "$WORK/segmenter/model"; } > "$WORK/grounded.toml"
-"$WORDBRUSH" train segmenter --clip "$EMBEDDED" --output "$WORK/segmenter" --steps "$SEGMENTER_STEPS"
+"$WORDBRUSH" train segmenter --clip "$EMBEDDED" --output "$WORK/segmenter" --steps "$SEGMENTER_STEPS" \
+  --mixed-precision auto
 for engine in plain grounded; do
   "$WORDBRUSH" data make "$WORK/$engine.toml" -o "$WORK/pairs-$engine"
   "$WORDBRUSH" train instruct-pix2pix --data "$WORK/pairs-$engine" --init-from "$EMBEDDED/text_to_image" \
-    --output "$WORK/editor-$engine" --steps "$DATA_STEPS" --batch-size "$BATCH" --ema-decay 0.98
+    --output "$WORK/editor-$engine" --steps "$DATA_STEPS" --batch-size "$BATCH" --ema-decay 0.98 \
+    --mixed-precision auto
 done
 "$WORDBRUSH" evaluate tasks --tasks local,remove,add,texture,background --num "$NUM" --output "$OUT/data" \
   --model "grounded pairs=$WORK/editor-grounded/model" \
@@ -80,13 +82,15 @@ done
 for task in $UNSEEN; do
   "$WORDBRUSH" data storybook "$WORK/$task" --count "$EXPERT_EXAMPLES" --kind "$task"
   "$WORDBRUSH" train emu-edit --data "$WORK/$task" --new-task "$task" --init-from "$EDITOR" \
-    --output "$WORK/expert-$task" --steps "$EXPERT_STEPS" --batch-size "$BATCH" --ema-decay 0.98
+    --output "$WORK/expert-$task" --steps "$EXPERT_STEPS" --batch-size "$BATCH" --ema-decay 0.98 \
+    --mixed-precision auto
   LEARNED=()
   for count in 1 10 100; do
     few="$WORK/$task-$count"
     [ -e "$few" ] || "$WORDBRUSH" data convert "$WORK/$task" "$few" --units "$count"
     "$WORDBRUSH" train task-inversion --data "$few" --name "$task" --init-from "$EDITOR" \
-      --output "$WORK/inversion-$task-$count" --steps "$INVERSION_STEPS"
+      --output "$WORK/inversion-$task-$count" --steps "$INVERSION_STEPS" \
+      --mixed-precision auto
     LEARNED+=(--task-file "learned from $count=$WORK/inversion-$task-$count/model/$task.safetensors")
   done
   "$WORDBRUSH" evaluate tasks --tasks "$task" --num "$NUM" --output "$OUT/$task" \

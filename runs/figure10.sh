@@ -39,7 +39,7 @@ make_data test "${TEST_CAPTIONS:-150}" -e 's/^\(source = "storybook".*\)/\1\nspl
 
 for arm in all tenth hundredth unfiltered; do
   "$WORDBRUSH" train instruct-pix2pix --data "$WORK/$arm" --init-from "$START" --output "$WORK/editor-$arm" \
-    --steps "$STEPS" --batch-size "$BATCH" --ema-decay 0.98
+    --steps "$STEPS" --batch-size "$BATCH" --ema-decay 0.98 --mixed-precision auto
 done
 
 "$WORDBRUSH" evaluate curves \

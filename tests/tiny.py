@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -148,6 +149,16 @@ def save(family: str, folder: Path, **options: Any) -> Path:
     with quiet():
         pipeline(family, **options).save_pretrained(folder)
     return folder
+
+
+def opened_by_diffusers(folder: Path) -> diffusers.StableDiffusionInstructPix2PixPipeline:
+    """A folder in diffusers' own pipeline, which has made an edit."""
+    with quiet():
+        pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    picture = Image.linear_gradient("L").convert("RGB").resize((128, 128))
+    assert pipe("make it night", image=picture, num_inference_steps=2).images[0].size == (128, 128)
+    return pipe
 
 
 def classifier(folder: Path, labels: Sequence[str], *, leaning: int | None = None) -> Path:

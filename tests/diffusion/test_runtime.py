@@ -65,6 +65,8 @@ def test_bf16_needs_the_instructions(
     monkeypatch.setattr(runtime, "_cpu_flags", lambda: frozenset(flags))
     assert runtime.supports_bf16_cpu() is expected
     assert runtime.resolve_dtype("auto", CPU) == (torch.bfloat16 if expected else torch.float32)
+    if runtime.resolve_device().type == "cpu":
+        assert runtime.fast_precision() == ("bf16" if expected else "no")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")

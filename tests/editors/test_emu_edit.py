@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import wordbrush
@@ -17,7 +17,6 @@ from wordbrush import EditRequest, ModelError, UsageError
 from wordbrush.cli import main
 from wordbrush.diffusion.task_embedding import TaskEmbedding, save_vector, take_task
 from wordbrush.editors.fitting import fitting_methods
-from wordbrush.models import quiet
 from wordbrush.tasks import TASKS
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2}
@@ -60,15 +59,15 @@ def test_a_u_net_that_takes_a_zero_vector_computes_what_it_did(checkpoint: Path)
     assert TaskEmbedding.for_unet(unet, ["a"])(torch.randn(2, 32))[0].abs().max() == 0
 
 
-def test_a_folder_with_tasks_opens_in_diffusers_pipeline_which_tells_none(checkpoint: Path):
-    """And its U-Net still says of itself that it is a stock one, once it takes tasks."""
-    with quiet():
-        pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(checkpoint)
-    pipeline.set_progress_bar_config(disable=True)
-    picture = Image.linear_gradient("L").convert("RGB").resize((64, 64))
-    assert pipeline("make it night", image=picture, num_inference_steps=1).images[0].size == (64, 64)
+def test_a_folder_with_tasks_opens_in_diffusers_pipeline_which_tells_none(checkpoint: Path, tmp_path: Path):
+    """And so does its U-Net, written once it took tasks."""
+    pipeline = tiny.opened_by_diffusers(checkpoint)
     editor: Any = wordbrush.load(checkpoint, "emu-edit", **OPTIONS)
-    assert editor.model.unet.config.class_embed_type is None and editor.model.unet.class_embedding is not None
+    editor.model.unet.save_pretrained(tmp_path)
+    inputs = torch.randn(1, 8, 16, 16), torch.tensor(7), torch.randn(1, 5, 32)
+    with torch.inference_mode():
+        stock = UNet2DConditionModel.from_pretrained(tmp_path)(*inputs).sample
+        assert torch.equal(stock, pipeline.unet(*inputs).sample)
 
 
 def test_without_a_task_the_predictor_chooses_and_says_how_sure_it_is(checkpoint: Path, picture: Image.Image):
@@ -80,6 +79,12 @@ def test_without_a_task_the_predictor_chooses_and_says_how_sure_it_is(checkpoint
         first in TASKS and second in TASKS and 0 < less <= sure < 1 and len(result.intermediates["task"]) == 2
     )
     assert result.images[0].tobytes() == edited(editor, picture, task=first)
+
+
+def test_an_instruction_of_a_task_that_the_model_did_not_learn_is_refused(picture: Image.Image):
+    editor = wordbrush.load("storybook", "emu-edit", **OPTIONS)
+    with pytest.raises(UsageError, match="the task 'pose' .* did not learn; --task takes local, remove"):
+        editor.edit(EditRequest(picture, "show the human pose"))
 
 
 def test_a_task_does_not_depend_on_its_neighbours(checkpoint: Path, picture: Image.Image):

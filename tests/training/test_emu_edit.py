@@ -17,12 +17,12 @@ from tests import tiny
 from tests.training.edits import SMALL, rows
 from wordbrush import EditRequest
 from wordbrush.data.shards import write_shards
-from wordbrush.tasks import TASKS
 from wordbrush.training import instruct_pix2pix, task_inversion
 from wordbrush.training.emu_edit import Config, EmuEditRecipe, main
 from wordbrush.training.loop import TrainingError
 
 KINDS = ("remove", "depth", "remove", "add", "style")
+TASKS = ["remove", "add", "style", "depth"]  # in the taxonomy's order
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,17 @@ def batch_of(recipe: Any, count: int) -> Any:
 
 
 def test_every_sample_has_the_task_of_its_row(folder: Path, tmp_path: Path):
-    samples: Any = EmuEditRecipe(settings(folder, tmp_path)).samples()
+    recipe = EmuEditRecipe(settings(folder, tmp_path))
+    assert recipe.tasks == TASKS
+    samples: Any = recipe.samples()
     found = [samples[i] for i in range(10)]
-    assert [list(TASKS)[s["task"]] for s in found] == [KINDS[s["row"] % 5] for s in found]
+    assert [TASKS[s["task"]] for s in found] == [KINDS[s["row"] % 5] for s in found]
 
 
 def test_tasks_are_drawn_by_their_weights(folder: Path, tmp_path: Path):
     weighted = settings(folder, tmp_path, task_weights="remove=0, depth=3")
     samples: Any = EmuEditRecipe(weighted).samples()
-    names = [list(TASKS)[samples[i]["task"]] for i in range(100)]
+    names = [TASKS[samples[i]["task"]] for i in range(100)]
     assert names.count("remove") == 0
     assert names.count("depth") == 60 and names.count("add") == names.count("style") == 20
 
@@ -126,6 +128,7 @@ def test_the_last_step_is_pure_noise(folder: Path, tmp_path: Path):
 def test_what_is_trained_edits_and_goes_on_being_trained(folder: Path, tmp_path: Path):
     main(settings(folder, tmp_path / "a"))
     model = tmp_path / "a" / "model"
+    assert "--task TASK`, of `remove`, `add`, `style`, `depth`." in (model / "README.md").read_text()
     editor = wordbrush.load(model, "emu-edit", device="cpu", dtype="float32", steps=2)
     picture = tiny_picture()
     results = [
@@ -195,8 +198,8 @@ def test_an_editor_is_taught_a_further_task(folder: Path, tmp_path: Path):
 
 
 def test_rows_without_a_task_are_named(folder: Path, tmp_path: Path):
-    with pytest.raises(TrainingError, match="rows of no task; the model knows local"):
-        EmuEditRecipe(settings(folder, tmp_path, data=[str(folder / "bare")])).samples()
+    with pytest.raises(TrainingError, match="rows of no task; known are local"):
+        EmuEditRecipe(settings(folder, tmp_path, data=[str(folder / "bare")]))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from transformers import CLIPTextModel, CLIPTokenizer
 
 import wordbrush
+from tests import tiny
 from tests.world import make_small_shards
 from wordbrush.diffusion.model import LatentDiffusion
 from wordbrush.models import quiet
@@ -57,11 +58,7 @@ def checkpoint(work: Path) -> Path:
 
 
 def test_the_editor_opens_in_diffusers_pipeline(checkpoint: Path):
-    with quiet():
-        pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(checkpoint)
-    pipeline.set_progress_bar_config(disable=True)
-    picture = Image.linear_gradient("L").convert("RGB").resize((128, 128))
-    assert pipeline("make it night", image=picture, num_inference_steps=2).images[0].size == (128, 128)
+    tiny.opened_by_diffusers(checkpoint)
 
 
 def test_the_text_to_image_model_opens_in_diffusers_pipeline(checkpoint: Path):

@@ -6,6 +6,7 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -52,6 +53,14 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise UsageError(f"unknown dtype {name!r}; one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def fast_precision() -> Literal["no", "bf16", "fp16"]:
+    """The precision in which the machine's first device trains fastest."""
+    device = resolve_device("auto")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and supports_bf16_cpu() else "no"
 
 
 def supports_bf16_cpu() -> bool:

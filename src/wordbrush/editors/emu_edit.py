@@ -24,6 +24,8 @@ from wordbrush.editors.task_predictor import Prediction, TaskPredictor, load_tas
 from wordbrush.errors import ModelError, UsageError
 from wordbrush.types import EditResult
 
+_CLEARLY = 0.5  # the probability from which on a task that the model does not know is refused
+
 
 class EmuEdit(InstructionEditor[EmuEditSettings]):
     """InstructPix2Pix with a task in every branch, as its null conditions are not stated to drop it.
@@ -96,8 +98,15 @@ class EmuEdit(InstructionEditor[EmuEditSettings]):
         return self.embedding.vector(asked)
 
     def _predict_task(self, instruction: str) -> Prediction:
+        """Of the tasks that the model knows; an instruction that clearly asks for another is refused."""
         known = set(self.embedding.names)
         ranked = self.predictor.predict([instruction])[0].ranked
+        first, share = ranked[0]
+        if first not in known and share > _CLEARLY:
+            raise UsageError(
+                f"{instruction!r} reads as the task {first!r} ({share:.0%}), which this model did not learn; "
+                f"--task takes {', '.join(self.embedding.names)}"
+            )
         kept = tuple((name, share) for name, share in ranked if name in known)
         if not kept:
             raise ModelError("the task predictor knows none of this model's tasks")

@@ -17,8 +17,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from wordbrush.diffusion.conditioning import widen_input
 from wordbrush.diffusion.model import LatentDiffusion
+from wordbrush.diffusion.task_embedding import PART, known_tasks
 from wordbrush.errors import UsageError
-from wordbrush.models import quiet
+from wordbrush.models import quiet, resolve
 from wordbrush.training.denoising import NOISE_SCHEDULE
 from wordbrush.training.loop import TrainingError
 
@@ -48,6 +49,13 @@ def checkpoint_of(init_from: str) -> tuple[str, str | None]:
     if inside and (path.parent / "model_index.json").exists():
         return str(path.parent), path.name
     return init_from, None
+
+
+def task_embedding_of(init_from: str) -> Path | None:
+    """The folder of the task embedding that belongs to the U-Net of `load_base`; None: it takes no tasks."""
+    start, own = checkpoint_of(init_from)
+    folder = resolve(start)
+    return folder / PART if own is None and known_tasks(folder) else None
 
 
 def load_parts(autoencoder: Path, clip: Path, *, device: torch.device) -> LatentDiffusion:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from wordbrush.diffusion.runtime import fast_precision
 from wordbrush.training.optimizers import OptimizerName
 
 # What recipes give defaults of their own, and what stays: range and description.
@@ -39,7 +40,9 @@ class LoopConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: any")
     ema_decay: EmaDecay = None
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = Field(
+        "no", description="auto: half precision where this machine computes faster in it"
+    )
     workers: int = Field(0, ge=0, description="processes that prepare samples")
     seed: int = Field(0, ge=0, description="of new weights and of all that chance decides")
     checkpoint_minutes: float = Field(5.0, gt=0, description="between two states to go on from")
@@ -47,3 +50,9 @@ class LoopConfig(BaseModel):
         None, description="stop (and keep the state) after so long; run again to go on"
     )
     log_steps: int = Field(20, ge=1, description="between two lines of the log")
+
+    @field_validator("mixed_precision")
+    @classmethod
+    def _resolved(cls, given: str) -> str:
+        """That of this machine, so that the record of a run says which it was."""
+        return fast_precision() if given == "auto" else given

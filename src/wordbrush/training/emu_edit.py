@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from wordbrush.data.blocks import edit_tasks
-from wordbrush.diffusion.task_embedding import ANY, PART, TaskEmbedding, known_tasks, take_task
+from wordbrush.diffusion.task_embedding import ANY, PART, TaskEmbedding, take_task
 from wordbrush.editors.settings import parse_numbers
-from wordbrush.models import own_settings, resolve
+from wordbrush.models import own_settings
 from wordbrush.tasks import TASKS
 from wordbrush.training import instruct_pix2pix
-from wordbrush.training.base import checkpoint_of, save_pipeline
+from wordbrush.training.base import save_pipeline, task_embedding_of
 from wordbrush.training.denoising import fast_on_cpu
 from wordbrush.training.instruct_pix2pix import InstructPix2PixRecipe
 from wordbrush.training.loop import TrainingError
@@ -89,14 +89,18 @@ class WithTasks(Dataset[dict[str, Any]]):
     """Samples of edits, with the number of each one's task as "task"; of a share of them that of `ANY`."""
 
     def __init__(
-        self, edits: Dataset[dict[str, Any]], numbers: np.ndarray[Any, Any], any_share: float, any_number: int
+        self, edits: Dataset[dict[str, Any]], numbers: Rows, any_number: int | None, any_share: float
     ) -> None:
-        self.edits, self.numbers, self.any_share, self.any_number = edits, numbers, any_share, any_number
+        self.edits, self.numbers, self.any_number, self.any_share = edits, numbers, any_number, any_share
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         found = self.edits[sample]
-        told_none = np.random.default_rng((_ANY_STREAM, sample)).random() < self.any_share
-        return found | {"task": self.any_number if told_none else int(self.numbers[found["row"]])}
+        if self.any_number is not None and self._told_none(sample):
+            return found | {"task": self.any_number}
+        return found | {"task": int(self.numbers[found["row"]])}
+
+    def _told_none(self, sample: int) -> bool:
+        return np.random.default_rng((_ANY_STREAM, sample)).random() < self.any_share
 
 
 class EmuEditRecipe(InstructPix2PixRecipe):
@@ -117,19 +121,18 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         return found
 
     def build(self, unet: UNet2DConditionModel) -> nn.Module:
-        """The U-Net with its task embedding: that of the checkpoint, or a new one.
+        """The U-Net with its task embedding: that of the checkpoint, or a new one of the data's tasks.
 
         Raises:
-            TrainingError: A new task has the name of a known one.
+            TrainingError: A new task has the name of a known one, or no row of the data has a task.
         """
-        start, own = checkpoint_of(self.config.init_from)
-        folder = resolve(start)
-        if own is None and known_tasks(folder):
-            known: Any = TaskEmbedding.from_pretrained(folder / PART)
+        begun = task_embedding_of(self.config.init_from)
+        if begun is not None:
+            known: Any = TaskEmbedding.from_pretrained(begun)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
-                known = TaskEmbedding.for_unet(unet, list(TASKS))
+                known = TaskEmbedding.for_unet(unet, self._tasks_of_data())
         new = list(self.config.new_task)
         if twice := sorted(name for name in new if name in known.names or new.count(name) > 1):
             raise TrainingError(f"--new-task {twice[0]}: the model has a task of that name")
@@ -140,10 +143,16 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         fast_on_cpu(take_task(unet))
         return TaskedUNet(unet, tasks.to(unet.device))
 
+    def _tasks_of_data(self) -> list[str]:
+        found = set(self._row_tasks.tolist())
+        if not (known := [name for name in TASKS if name in found]):
+            raise TrainingError(f"the data has rows of no task; known are {', '.join(TASKS)}")
+        return known
+
     def samples(self) -> Dataset[dict[str, Any]]:
         """InstructPix2Pix's, with tasks."""
         share = self.config.any_share
-        return WithTasks(super().samples(), self._numbers, share, self.tasks.index(ANY) if share else -1)
+        return WithTasks(super().samples(), self._numbers, self.tasks.index(ANY) if share else None, share)
 
     def row_weights(self) -> Weights | None:
         """By the tasks of the rows.
@@ -170,13 +179,25 @@ class EmuEditRecipe(InstructPix2PixRecipe):
         Raises:
             TrainingError: A row has no task, or one that the model does not know.
         """
-        path = self.config.output / "cache" / f"tasks-{sum(block.count for block in self.blocks)}.npy"
-        names: Any = np.load(made_once(path, partial(edit_tasks, self.blocks)))
-        if unknown := sorted(set(names.tolist()) - set(self.tasks)):
+        names = self._row_tasks.tolist()
+        if unknown := sorted(set(names) - set(self.tasks)):
             named = ", ".join(name or "no task" for name in unknown)
             raise TrainingError(f"the data has rows of {named}; the model knows {', '.join(self.tasks)}")
         numbers = {name: number for number, name in enumerate(self.tasks)}
-        return np.array([numbers[name] for name in names.tolist()])
+        return np.array([numbers[name] for name in names])
+
+    @cached_property
+    def _row_tasks(self) -> Rows:
+        """The name of each row's task, "" without one."""
+        path = self.config.output / "cache" / f"tasks-{sum(block.count for block in self.blocks)}.npy"
+        return np.load(made_once(path, partial(edit_tasks, self.blocks)))
+
+    def use(self) -> str:
+        """With the tasks."""
+        tasks = ", ".join(f"`{name}`" for name in self.tasks if name != ANY)
+        return (
+            f"`wordbrush edit PICTURE INSTRUCTION --model FOLDER --method emu-edit --task TASK`, of {tasks}."
+        )
 
     def save_unet(self, model: nn.Module, folder: Path) -> None:
         """The folder of a U-Net, with the task embedding inside."""

@@ -232,9 +232,7 @@ class InstructPix2PixRecipe:
             self.save(model, folder)
             if kept := self._kept_settings():
                 (folder / "wordbrush.json").write_text(json.dumps(kept) + "\n")
-            use = (
-                "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
-            )
+            use = self.use()
         if (grid := config.output / "validation.png").exists():
             shutil.copy(grid, folder / grid.name)
         publishing.write_card(
@@ -242,6 +240,10 @@ class InstructPix2PixRecipe:
             settings=config.model_dump(mode="json", exclude={"output", "resume"}), output=config.output,
         )  # fmt: skip
         return None
+
+    def use(self) -> str:
+        """How to use what is trained, for its card."""
+        return "`wordbrush edit PICTURE INSTRUCTION --model FOLDER`, or diffusers' InstructPix2Pix pipeline."
 
     def save_unet(self, model: nn.Module, folder: Path) -> None:
         """The folder of a U-Net."""

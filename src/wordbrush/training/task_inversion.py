@@ -11,10 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wordbrush.diffusion.task_embedding import known_tasks, save_vector
-from wordbrush.models import resolve
+from wordbrush.diffusion.task_embedding import save_vector
 from wordbrush.training import emu_edit, instruct_pix2pix
-from wordbrush.training.base import checkpoint_of
+from wordbrush.training.base import task_embedding_of
 from wordbrush.training.config import BatchSize, EmaDecay, LearningRate, Steps
 from wordbrush.training.emu_edit import EmuEditRecipe, TaskedUNet
 from wordbrush.training.instruct_pix2pix import InstructPix2PixRecipe
@@ -37,8 +36,7 @@ class Config(emu_edit.Config):
 
     @model_validator(mode="after")
     def _from_an_editor_of_tasks(self) -> Self:
-        start, own = checkpoint_of(self.init_from)
-        if own is not None or not known_tasks(resolve(start)):
+        if task_embedding_of(self.init_from) is None:
             raise ValueError(f"--init-from {self.init_from} holds no task embeddings to begin from")
         if self.task_weights or self.new_task or self.any_share:
             raise ValueError(
