@@ -11,14 +11,22 @@ _noted: list[int] = []
 """The signals that came since `noted_interrupts` began."""
 
 
+def _handler() -> Callable[[int, FrameType | None], object] | None:
+    """What Ctrl-C does now; None where it does nothing, or in a thread, which hears none."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    found = signal.getsignal(signal.SIGINT)
+    return found if callable(found) else None
+
+
 @contextmanager
 def held_interrupts() -> Generator[None]:
     """A Ctrl-C within takes effect at the end of the block, unless that fails.
 
     Python hands signals to its main thread: in others the block is an ordinary one.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    before = _handler()
+    if before is None:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
@@ -42,8 +50,8 @@ def noted_interrupts() -> Generator[Callable[[], bool]]:
     Libraries may turn it into errors of their own (of a file that is being loaded, "unable to load"), or
     pass over it: see `hear_interrupt`.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    before = _handler()
+    if before is None:
         yield lambda: False
         return
     _noted.clear()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wordbrush.errors import WordbrushError
+from wordbrush.interrupts import hear_interrupt
 from wordbrush.training.config import LoopConfig
 from wordbrush.training.optimizers import build_optimizer
 
@@ -99,6 +100,7 @@ def train(recipe: Recipe, config: LoopConfig, *, on_step: OnStep | None = None) 
     meter = _Meter(config, step, accelerator.num_processes, accelerator.is_main_process)
     saved = started = time.monotonic()
     while step < config.steps:
+        hear_interrupt()
         losses = _gradient(recipe, config, accelerator, model, batches, step)
         norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
         if config.mixed_precision != "fp16":  # whose scaler skips such steps by itself
