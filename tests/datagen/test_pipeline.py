@@ -228,13 +228,13 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
         process, target = start(config, folder), units_done(folder) + rng.choice((0, 1, 2))
         while process.is_alive() and units_done(folder) < target:
             time.sleep(0.002)
-        process.join(rng.uniform(0, 0.3))
+        process.join(rng.uniform(0, 0.1))
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         kills += process.exitcode == -signal.SIGKILL
         assert kills < 100
-    assert kills >= 10
+    assert kills >= 3  # how many there are is a matter of the machine's speed
     assert files(folder) == files(made)
 
 

@@ -53,7 +53,8 @@ def test_equals_diffusers_image_to_image(name: str, strength: float, tmp_path: P
         [EditRequest(picture(k), target_caption=CAPTIONS[k], seed=seed) for k, seed in enumerate((3, 5))],
         on_step=lambda info: found.append(info.latents),
     )
-    assert torch.allclose(found[-1], expected, rtol=1e-4, atol=1e-4)
+    # Of the whole: single latents near 0 differ by the rounding of those near 40.
+    assert (found[-1] - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_strength_zero_is_the_autoencoders_round_trip(tmp_path: Path):

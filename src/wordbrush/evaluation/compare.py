@@ -177,11 +177,10 @@ class _Peak:
         self._watch.join()
 
     def _sample(self) -> None:
-        process = psutil.Process()
-        while True:
+        process, done = psutil.Process(), False
+        while not done:  # the last sample comes after the end: what is held then always counts
+            done = self._done.wait(_SAMPLE_SECONDS)
             self.bytes = max(self.bytes, process.memory_info().rss)
-            if self._done.wait(_SAMPLE_SECONDS):
-                return
 
 
 def _give_back() -> None:
